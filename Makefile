@@ -1,0 +1,91 @@
+# nfs-fleet: what a developer or an administrator types. `make help` lists the targets.
+# Variables that targets take are named in their help line.
+
+GO          ?= go
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK ?= golang.org/x/vuln/cmd/govulncheck@v1.1.4
+
+# The version is git's word; a tree without git (a release tarball) takes the changelog's first heading.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || sed -n 's/^## *\[\{0,1\}\([^] ]*\).*/\1/p' CHANGELOG.md 2>/dev/null | head -n 1)
+LDFLAGS  = -s -w -X main.version=$(or $(VERSION),unknown)
+
+# Go must not ask git about the tree: a build as another user than the tree's owner would fail.
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+
+# Flags for every `go test`, e.g. TESTFLAGS=-v.
+TESTFLAGS ?=
+# Packages with unit tests: all but the end-to-end suite.
+UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
+
+# What the end-to-end suite runs, as Debian packages, and the commands that show that they are there.
+PACKAGES = user-mode-linux nfs-common kmod iproute2 libnfs-utils rpcbind etcd-client rsync
+NEEDED   = linux.uml showmount modprobe ip nfs-ls rpcinfo etcdctl rsync
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## write bin/nfs-fleet, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/nfs-fleet ./cmd/nfs-fleet
+
+.PHONY: run
+run: build ## start a one-master fleet on a sample tree (SOURCE=/any/dir, DATA=/any/dir) and print the mount command
+	@GO='$(GO)' ./.ci/sample-fleet '$(SOURCE)' '$(DATA)'
+
+.PHONY: check
+check: fmt vet lint vuln unit ## everything that needs no root: format, vet, staticcheck, import rule, unit tests with -race
+
+.PHONY: fmt
+fmt:
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$bad" ]; then echo "not gofmt'ed:"; echo "$$bad"; exit 1; fi
+
+.PHONY: vet
+vet:
+	$(GO) vet ./...
+
+.PHONY: lint
+lint:
+	$(GO) run $(STATICCHECK) ./...
+
+# govulncheck needs its database; a machine that cannot reach it says so and goes on.
+.PHONY: vuln
+vuln:
+	@if curl -fsS -m 5 -o /dev/null https://vuln.go.dev/index/db.json 2>/dev/null; then \
+		$(GO) run $(GOVULNCHECK) ./...; \
+	else echo "govulncheck: skipped, https://vuln.go.dev cannot be reached"; fi
+
+.PHONY: unit
+unit:
+	$(GO) test -race -timeout 10m $(TESTFLAGS) $(UNIT)
+
+.PHONY: deps
+deps: ## install the Debian packages that the end-to-end tests need (root only)
+	@missing=; for c in $(NEEDED); do PATH=$$PATH:/usr/sbin:/sbin command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "missing:$$missing; as root on Debian: apt-get install --no-install-recommends $(PACKAGES)"; exit 0; fi; \
+	./.ci/apt-install $(PACKAGES)
+
+.PHONY: e2e
+e2e: ## real processes, real etcd, real Linux NFS clients (RUN=pattern picks tests)
+	$(GO) test -count=1 -timeout 14m $(TESTFLAGS) $(if $(RUN),-run '$(RUN)') ./e2e
+
+.PHONY: test
+test: deps check e2e ## all there is: installs what the tests need (as root), check, e2e
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for TIME each (TIME=20s)
+	@./.ci/fuzz '$(or $(TIME),20s)'
+
+.PHONY: crashloop
+crashloop: ## kill the master at random moments of a publish (ROUNDS=200 SEED=n)
+	$(GO) test -count=1 -timeout 0 -v -run '^TestCrashLoop$$' ./e2e -rounds=$(or $(ROUNDS),200) -seed=$(or $(SEED),0)
+
+.PHONY: clean
+clean: ## remove what the targets above made (not a fleet's data)
+	rm -rf bin .sample
+	$(GO) clean -testcache
