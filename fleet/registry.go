@@ -1,0 +1,202 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// Registry reads and writes one fleet's keys in etcd. It is safe for concurrent use; every call is bounded by its
+// context and wraps ErrUnavailable when etcd does not answer.
+type Registry struct {
+	client *clientv3.Client
+	keys   Keys
+}
+
+// NewRegistry returns the registry of the named fleet.
+func NewRegistry(c *clientv3.Client, fleet string) *Registry { return &Registry{c, KeysOf(fleet)} }
+
+// Keys returns the fleet's keys.
+func (r *Registry) Keys() Keys { return r.keys }
+
+// Fence is the proof of leadership that a write to a shard carries: its leader key's CreateRevision.
+type Fence struct {
+	LeaderKey string
+	Epoch     int64
+}
+
+func (f Fence) holds() clientv3.Cmp {
+	return clientv3.Compare(clientv3.CreateRevision(f.LeaderKey), "=", f.Epoch)
+}
+
+// Identity returns the fleet's identity, or ErrNotFound when etcd knows no such fleet.
+func (r *Registry) Identity(ctx context.Context) (Identity, error) {
+	var id Identity
+	_, err := r.get(ctx, r.keys.ID(), &id)
+	return id, err
+}
+
+// CreateIdentity stores id unless the fleet has one already, and returns the one it has then.
+func (r *Registry) CreateIdentity(ctx context.Context, id Identity) (Identity, error) {
+	err := r.create(ctx, r.keys.ID(), id)
+	if errors.Is(err, ErrExists) {
+		return r.Identity(ctx)
+	}
+	return id, err
+}
+
+// Shard returns a shard's settings and their ModRevision.
+func (r *Registry) Shard(ctx context.Context, name string) (Shard, int64, error) {
+	var s Shard
+	rev, err := r.get(ctx, r.keys.Shard(name), &s)
+	return s, rev, err
+}
+
+// CreateShard stores a new shard. A zero FSID is replaced by one drawn at random from 64 bits, which is how an fsid is
+// allotted once and never again; recovery passes the one that the shard had.
+func (r *Registry) CreateShard(ctx context.Context, s Shard) (Shard, error) {
+	if err := s.Validate(); err != nil {
+		return s, err
+	}
+	for s.FSID == 0 {
+		s.FSID = FSID(rand.Uint64())
+	}
+	return s, r.create(ctx, r.keys.Shard(s.Name), s)
+}
+
+// UpdateShard replaces a shard's settings if they have not changed since revision seen.
+func (r *Registry) UpdateShard(ctx context.Context, s Shard, seen int64) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	key := r.keys.Shard(s.Name)
+	return r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", seen)}, put(key, s))
+}
+
+// DeleteShard removes a shard with its head and its history.
+func (r *Registry) DeleteShard(ctx context.Context, name string) error {
+	key := r.keys.Shard(name)
+	err := r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), ">", 0)},
+		clientv3.OpDelete(key), clientv3.OpDelete(r.keys.Head(name)), clientv3.OpDelete(r.keys.Staged(name)),
+		clientv3.OpDelete(r.keys.Generations(name), clientv3.WithPrefix()))
+	if errors.Is(err, ErrConflict) {
+		return fmt.Errorf("shard %s: %w", name, ErrNotFound)
+	}
+	return err
+}
+
+// Head returns a shard's head and its ModRevision: the zero Generation and revision 0 before the first publish.
+func (r *Registry) Head(ctx context.Context, shard string) (tree.Generation, int64, error) {
+	var g tree.Generation
+	rev, err := r.get(ctx, r.keys.Head(shard), &g)
+	if errors.Is(err, ErrNotFound) {
+		return tree.Generation{}, 0, nil
+	}
+	return g, rev, err
+}
+
+// History returns a shard's retained generations, oldest first.
+func (r *Registry) History(ctx context.Context, shard string) ([]tree.Generation, error) {
+	resp, err := r.client.Get(ctx, r.keys.Generations(shard), clientv3.WithPrefix())
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	out := make([]tree.Generation, len(resp.Kvs))
+	for i, kv := range resp.Kvs {
+		if err := decode(string(kv.Key), kv.Value, &out[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// maxPruned bounds the deletions of one head move, below etcd's limit of 128 operations a transaction.
+const maxPruned = 100
+
+// MoveHead makes next the head of shard, if f still holds and the head's ModRevision is still seen, records it in the
+// history and drops the pruned generations (the first 100 of them; the rest wait for the next move). ErrFenced:
+// leadership is lost. ErrConflict: somebody moved the head. ErrUnavailable: read the head again to learn what happened.
+func (r *Registry) MoveHead(ctx context.Context, shard string, f Fence, seen int64, next tree.Generation, prune []uint64) error {
+	head := r.keys.Head(shard)
+	ops := []clientv3.Op{
+		put(head, next), put(r.keys.Generation(shard, next.Number), next), clientv3.OpDelete(r.keys.Staged(shard)),
+	}
+	for _, n := range prune[:min(len(prune), maxPruned)] {
+		ops = append(ops, clientv3.OpDelete(r.keys.Generation(shard, n)))
+	}
+	resp, err := r.client.Txn(ctx).
+		If(f.holds(), clientv3.Compare(clientv3.ModRevision(head), "=", seen), clientv3.Compare(clientv3.CreateRevision(r.keys.Shard(shard)), ">", 0)).
+		Then(ops...).Else(clientv3.OpGet(f.LeaderKey)).Commit()
+	switch {
+	case err != nil:
+		return fmt.Errorf("move head of %s: %w", shard, unavailable(err))
+	case resp.Succeeded:
+		return nil
+	}
+	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != f.Epoch {
+		return fmt.Errorf("move head of %s: %w", shard, ErrFenced)
+	}
+	return fmt.Errorf("move head of %s: %w", shard, ErrConflict)
+}
+
+func (r *Registry) get(ctx context.Context, key string, into any) (rev int64, err error) {
+	resp, err := r.client.Get(ctx, key)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", key, unavailable(err))
+	}
+	if len(resp.Kvs) == 0 {
+		return 0, fmt.Errorf("%s: %w", key, ErrNotFound)
+	}
+	return resp.Kvs[0].ModRevision, decode(key, resp.Kvs[0].Value, into)
+}
+
+func (r *Registry) create(ctx context.Context, key string, value any) error {
+	err := r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)}, put(key, value))
+	if errors.Is(err, ErrConflict) {
+		return fmt.Errorf("%s: %w", key, ErrExists)
+	}
+	return err
+}
+
+func (r *Registry) swap(ctx context.Context, conditions []clientv3.Cmp, ops ...clientv3.Op) error {
+	resp, err := r.client.Txn(ctx).If(conditions...).Then(ops...).Commit()
+	if err != nil {
+		return unavailable(err)
+	}
+	if !resp.Succeeded {
+		return ErrConflict
+	}
+	return nil
+}
+
+func put(key string, value any) clientv3.Op {
+	b, err := json.Marshal(value)
+	if err != nil {
+		panic(fmt.Sprintf("fleet: marshal %s: %v", key, err)) // our own plain types always marshal
+	}
+	return clientv3.OpPut(key, string(b))
+}
+
+// unavailable wraps ErrUnavailable around errors that mean "etcd did not answer" rather than "etcd said no".
+func unavailable(err error) error {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, rpctypes.ErrNoLeader), errors.Is(err, rpctypes.ErrLeaderChanged),
+		errors.Is(err, rpctypes.ErrTimeout), errors.Is(err, rpctypes.ErrTimeoutDueToLeaderFail), errors.Is(err, rpctypes.ErrTimeoutDueToConnectionLost),
+		errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrStopped):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return err
+}
