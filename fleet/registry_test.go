@@ -1,0 +1,262 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// etcd is one real server for all tests of the package; each test has a fleet of its own in it.
+var etcd *clientv3.Client
+
+func TestMain(m *testing.M) {
+	code, err := withEtcd(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func withEtcd(m *testing.M) (int, error) {
+	dir, err := os.MkdirTemp("", "fleet-etcd-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	c := embed.NewConfig()
+	c.Dir, c.UnsafeNoFsync = dir, true
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	client, peer := freeURL(), freeURL()
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	c.InitialCluster = c.InitialClusterFromName(c.Name)
+	server, err := embed.StartEtcd(c)
+	if err != nil {
+		return 0, err
+	}
+	defer server.Close()
+	<-server.Server.ReadyNotify()
+	if etcd, err = clientv3.New(clientv3.Config{Endpoints: []string{client.String()}, Logger: zap.NewNop()}); err != nil {
+		return 0, err
+	}
+	defer etcd.Close()
+	return m.Run(), nil
+}
+
+func freeURL() url.URL {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	defer l.Close()
+	return url.URL{Scheme: "http", Host: l.Addr().String()}
+}
+
+func newFleet(t *testing.T) (*Registry, context.Context) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return NewRegistry(etcd, fmt.Sprintf("t%d", time.Now().UnixNano())), ctx
+}
+
+// lead puts a leader key as an election would and returns the fence it gives.
+func lead(t *testing.T, ctx context.Context, r *Registry, shard string) Fence {
+	t.Helper()
+	key := r.Keys().Leader(shard)
+	if _, err := etcd.Delete(ctx, key); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := etcd.Put(ctx, key, `{"master":"m1"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Fence{key, resp.Header.Revision}
+}
+
+func mustCreate(t *testing.T, ctx context.Context, r *Registry, shard string) Shard {
+	t.Helper()
+	s, err := r.CreateShard(ctx, NewShard(shard, time.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestIdentityIsMadeOnce(t *testing.T) {
+	r, ctx := newFleet(t)
+	if _, err := r.Identity(ctx); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("a new fleet: %v, want ErrNotFound", err)
+	}
+	first, err := r.CreateIdentity(ctx, Identity{ID: "one"})
+	if err != nil || first.ID != "one" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	if second, err := r.CreateIdentity(ctx, Identity{ID: "two"}); err != nil || second.ID != "one" {
+		t.Errorf("a second identity was made: %+v, %v", second, err)
+	}
+}
+
+func TestShardLifecycle(t *testing.T) {
+	r, ctx := newFleet(t)
+	s := mustCreate(t, ctx, r, "www")
+	if s.FSID == 0 {
+		t.Error("no fsid was allotted")
+	}
+	if _, err := r.CreateShard(ctx, NewShard("www", time.Now())); !errors.Is(err, ErrExists) {
+		t.Errorf("second create: %v, want ErrExists", err)
+	}
+	got, rev, err := r.Shard(ctx, "www")
+	if err != nil || got.FSID != s.FSID {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	got.Squash = SquashAll
+	if err := r.UpdateShard(ctx, got, rev); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.UpdateShard(ctx, got, rev); !errors.Is(err, ErrConflict) {
+		t.Errorf("update from an old revision: %v, want ErrConflict", err)
+	}
+	f := lead(t, ctx, r, "www")
+	if err := r.MoveHead(ctx, "www", f, 0, tree.Generation{Number: 1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.DeleteShard(ctx, "www"); err != nil {
+		t.Fatal(err)
+	}
+	if g, _, err := r.Head(ctx, "www"); err != nil || g.Number != 0 {
+		t.Errorf("the head outlived its shard: %+v, %v", g, err)
+	}
+	if h, err := r.History(ctx, "www"); err != nil || len(h) != 0 {
+		t.Errorf("the history outlived its shard: %+v, %v", h, err)
+	}
+	if err := r.DeleteShard(ctx, "www"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("second delete: %v, want ErrNotFound", err)
+	}
+	if again := mustCreate(t, ctx, r, "www"); again.FSID == s.FSID {
+		t.Error("an fsid was used twice")
+	}
+}
+
+func TestMoveHeadIsFenced(t *testing.T) {
+	r, ctx := newFleet(t)
+	mustCreate(t, ctx, r, "www")
+	old := lead(t, ctx, r, "www")
+	if err := r.MoveHead(ctx, "www", old, 0, tree.Generation{Number: 1, Epoch: old.Epoch}, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, seen, err := r.Head(ctx, "www")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := lead(t, ctx, r, "www")
+	if err := r.MoveHead(ctx, "www", old, seen, tree.Generation{Number: 2}, nil); !errors.Is(err, ErrFenced) {
+		t.Errorf("a deposed leader moved the head: %v, want ErrFenced", err)
+	}
+	if err := r.MoveHead(ctx, "www", now, seen-1, tree.Generation{Number: 2}, nil); !errors.Is(err, ErrConflict) {
+		t.Errorf("a move from an old revision: %v, want ErrConflict", err)
+	}
+	if err := r.MoveHead(ctx, "www", now, seen, tree.Generation{Number: 2}, []uint64{1}); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := r.History(ctx, "www"); err != nil || len(h) != 1 || h[0].Number != 2 {
+		t.Errorf("history %+v, %v: want generation 2 alone", h, err)
+	}
+	if err := r.MoveHead(ctx, "nosuch", now, 0, tree.Generation{Number: 1}, nil); err == nil {
+		t.Error("the head of a shard that does not exist was moved")
+	}
+}
+
+func TestMoveHeadPrunesWithinEtcdsLimit(t *testing.T) {
+	r, ctx := newFleet(t)
+	mustCreate(t, ctx, r, "www")
+	f := lead(t, ctx, r, "www")
+	prune := make([]uint64, 300)
+	for i := range prune {
+		prune[i] = uint64(i + 1)
+	}
+	if err := r.MoveHead(ctx, "www", f, 0, tree.Generation{Number: 301}, prune); err != nil {
+		t.Fatalf("pruning 300 generations at once: %v", err)
+	}
+}
+
+func TestUnavailable(t *testing.T) {
+	nobody := freeURL()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{nobody.String()}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, _, err := NewRegistry(c, "x").Head(ctx, "www"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("nobody listens: %v, want ErrUnavailable", err)
+	}
+}
+
+func TestFollow(t *testing.T) {
+	r, ctx := newFleet(t)
+	mustCreate(t, ctx, r, "www")
+	ctx, cancel := context.WithCancel(ctx)
+	views, ended := make(chan View), make(chan error)
+	go func() {
+		ended <- r.Follow(ctx, time.Second, func(v View) {
+			select {
+			case views <- v:
+			case <-ctx.Done():
+			}
+		}, func(err error) { t.Errorf("lost: %v", err) })
+	}()
+	until := func(what string, ok func(View) bool) View {
+		t.Helper()
+		for {
+			select {
+			case v := <-views:
+				if ok(v) {
+					return v
+				}
+			case <-ctx.Done():
+				t.Fatalf("never saw %s", what)
+			}
+		}
+	}
+	first := until("the shard", func(v View) bool { return v.Shards["www"].FSID != 0 })
+	f := lead(t, ctx, r, "www")
+	if err := r.MoveHead(ctx, "www", f, 0, tree.Generation{Number: 1}, nil); err != nil {
+		t.Fatal(err)
+	}
+	v := until("the head", func(v View) bool { return v.Heads["www"].Number == 1 })
+	if v.Heads["www"].Revision == 0 {
+		t.Error("the head came without its revision")
+	}
+	if len(first.Heads) != 0 {
+		t.Error("a view that was handed out changed")
+	}
+	if _, err := etcd.Put(ctx, r.Keys().Shard("bad"), "{"); err != nil {
+		t.Fatal(err)
+	}
+	v = until("the bad value", func(v View) bool { return len(v.Problems) == 1 })
+	if v.Shards["www"].FSID == 0 {
+		t.Error("one bad value hid the others")
+	}
+	if _, err := etcd.Delete(ctx, r.Keys().Shard("bad")); err != nil {
+		t.Fatal(err)
+	}
+	until("the bad value gone", func(v View) bool { return len(v.Problems) == 0 })
+	until("the periodic re-read", func(View) bool { return true }) // nothing was written: only a re-read brings a view
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Follow returned %v", err)
+	}
+}
