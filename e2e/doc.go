@@ -1,0 +1,15 @@
+// Package e2e shows that nfs-fleet works with things that nobody here wrote: it runs the real binary with its real etcd, and
+// reads what it serves with stock Linux kernels, libnfs, showmount, rpcinfo and etcdctl. It imports no production package;
+// what it knows of the product is the command line, the HTTP addresses and the protocols.
+//
+// The parts: a Host is a network namespace on a LAN (a bridge, 10.77.0.0/24, invisible outside). A Master is an nfs-fleet
+// process on a Host, or on this machine with ports of its own when the test has no root. A Slave is a user-mode-linux
+// kernel on the LAN, told what to do over a serial line (packages slaveinit and wire), so that cutting its network never
+// cuts it off from its test.
+//
+// A test owns what it starts: t.Cleanup stops it, logs are printed when the test failed. Every process dies with the test
+// binary, and what a killed test binary left (namespaces, directories) is swept by the next run. All names carry the test
+// binary's process id, so runs do not meet.
+//
+// What needs root or a missing command skips by name with the reason; with CI=true that is a failure.
+package e2e
