@@ -1,0 +1,312 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Conn is one connection, or, over UDP, where one packet came from.
+type Conn struct {
+	remote, local netip.AddrPort
+	srv           *Server
+	nc            net.Conn
+	raw           syscall.RawConn // of nc; nil when it has none
+	since         time.Time
+	spoken        atomic.Bool        // a call has come: never evicted for a newcomer
+	release       context.CancelFunc // ends the wait at the gate
+
+	// The reader's own.
+	in          input
+	call        Call
+	out         *buffer // nil while idle
+	tally       tally
+	onReadable  func(fd uintptr) bool
+	readN       int
+	readErr     error
+	readBy      time.Time // the deadline that is set
+	recordBegan time.Time // when the record under way began to come; zero: none is
+
+	wmu     sync.Mutex // one writer at a time; taken after no other lock and before none
+	writeBy time.Time  // guarded by wmu: the deadline that is set
+
+	mu       sync.Mutex    // guards what follows, and the order of SetReadDeadline against stopping
+	stopping bool          // the reader is to end when it has answered what it holds
+	pending  int           // calls being answered by workers, or whose replies are not yet written
+	cost     int           // bytes that their replies may take
+	late     []*job        // replies to be written
+	writing  bool          // a worker is writing late replies
+	freed    chan struct{} // holds a token after pending went down
+}
+
+// Remote is the peer's address.
+func (c *Conn) Remote() netip.AddrPort { return c.remote }
+
+// Local is the address that the peer reached; its address part may be unspecified for UDP.
+func (c *Conn) Local() netip.AddrPort { return c.local }
+
+// Stop makes the connection close once every call that has been read is answered.
+func (c *Conn) Stop() {
+	if c.nc == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopping = true
+	c.nc.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // fails only when closed
+	if c.release != nil {
+		c.release()
+	}
+}
+
+var errStopped = errors.New("connection stopped")
+
+func newConn(s *Server, nc net.Conn) *Conn {
+	c := &Conn{srv: s, nc: nc, since: time.Now(), freed: make(chan struct{}, 1)}
+	c.remote, c.local = addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
+	if sc, ok := nc.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.raw = raw
+		}
+	}
+	c.onReadable = c.tryRead
+	c.call.Conn = c
+	return c
+}
+
+// addrPort converts a TCP or UDP address; others become the zero value.
+func addrPort(a net.Addr) netip.AddrPort {
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	case *net.UDPAddr:
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// serve answers the connection's calls until the peer goes away, misbehaves or is told to stop. It returns when its
+// workers are done too.
+func (c *Conn) serve(ctx context.Context) error {
+	err := c.read(ctx)
+	if errors.Is(err, errStopped) || errors.Is(err, ErrClose) || errors.Is(err, io.EOF) {
+		c.settle()
+		c.farewell()
+	}
+	c.nc.Close()
+	c.settle()
+	c.dropOutput()
+	c.in.giveBack()
+	return err
+}
+
+// read is the reader's loop: take in what has come, answer it, write the answers.
+func (c *Conn) read(ctx context.Context) error {
+	now := time.Now()
+	for {
+		n, err := c.fill(now)
+		if err != nil {
+			return err
+		}
+		came := time.Now()
+		sent, err := c.answerAll(ctx, came)
+		more, werr := c.flush(came)
+		now = c.account(came, n, sent+more)
+		if err != nil {
+			return err
+		}
+		if werr != nil {
+			return werr
+		}
+	}
+}
+
+// answerAll answers every whole record that is buffered. It returns the bytes that it wrote itself because they were
+// many.
+func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err error) {
+	for {
+		rec, ok, err := c.in.next(c.srv.cfg.MaxRecord)
+		if err != nil || !ok {
+			return sent, err
+		}
+		if c.out == nil {
+			c.out = getBuffer(0)
+			c.call.out = c.out
+		}
+		switch err := c.srv.respond(ctx, &c.call, rec); {
+		case err == nil:
+			c.tally.add(c.call.Prog, c.call.Proc)
+		case errors.Is(err, ErrDefer):
+			if err := c.postpone(ctx, rec, came); err != nil {
+				return sent, err
+			}
+		case errors.Is(err, ErrDrop):
+		default:
+			return sent, err
+		}
+		if len(c.out.b) >= flushAt {
+			n, err := c.flush(came)
+			sent += n
+			if err != nil {
+				return sent, err
+			}
+		}
+	}
+}
+
+// flush writes the batch.
+func (c *Conn) flush(now time.Time) (int, error) {
+	if c.out == nil || len(c.out.b) == 0 {
+		return 0, nil
+	}
+	n := len(c.out.b)
+	err := c.write(c.out.b, now)
+	c.out.b = c.out.b[:0]
+	return n, err
+}
+
+// write sends b whole, within the time allowed.
+func (c *Conn) write(b []byte, now time.Time) error {
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	// setting a deadline costs as much as answering a call: it is moved when an eighth of it has gone
+	if limit := c.srv.cfg.WriteTimeout; c.writeBy.Sub(now) < limit-limit/8 {
+		c.writeBy = now.Add(limit)
+		if err := c.nc.SetWriteDeadline(c.writeBy); err != nil {
+			return err
+		}
+	}
+	_, err := c.nc.Write(b)
+	return err
+}
+
+// account tells the statistics of a batch and returns the time.
+func (c *Conn) account(came time.Time, in, out int) time.Time {
+	now := time.Now()
+	if n := c.tally.report(c.srv.cfg.Observer, now.Sub(came)); n > 0 {
+		c.srv.stats.calls.Add(uint64(n))
+		if !c.spoken.Load() {
+			c.spoken.Store(true)
+		}
+	}
+	c.srv.stats.moved(c.srv.cfg.Observer, in, out)
+	return now
+}
+
+// fill reads what there is, waiting for at least a byte. now is a recent time.
+func (c *Conn) fill(now time.Time) (int, error) {
+	if err := c.armRead(now); err != nil {
+		return 0, err
+	}
+	var err error
+	if c.raw != nil {
+		c.readN, c.readErr = 0, nil
+		if err = c.raw.Read(c.onReadable); err == nil {
+			err = c.readErr
+		}
+	} else {
+		c.dropOutput()
+		c.readN, err = c.nc.Read(c.in.space())
+	}
+	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.isStopping() {
+			return 0, errStopped
+		}
+		return 0, err
+	}
+	c.in.end += c.readN
+	return c.readN, nil
+}
+
+// tryRead is given to the poller: it reads without waiting, and gives the buffers back before it lets the reader park.
+func (c *Conn) tryRead(fd uintptr) bool {
+	for {
+		n, err := syscall.Read(int(fd), c.in.space())
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.EAGAIN):
+			c.in.release()
+			c.dropOutput()
+			return false
+		case err != nil:
+			c.readErr = os.NewSyscallError("read", err)
+		case n == 0:
+			c.readErr = io.EOF
+		default:
+			c.readN = n
+		}
+		return true
+	}
+}
+
+// dropOutput gives the output buffer back. It is empty: only a batch that was written is followed by a wait.
+func (c *Conn) dropOutput() {
+	if c.out != nil {
+		putBuffer(c.out)
+		c.out, c.call.out = nil, nil
+	}
+}
+
+// armRead sees to it that waiting for the peer ends: after the idle time, or sooner when a record has begun.
+func (c *Conn) armRead(now time.Time) error {
+	var by time.Time
+	if c.in.partial() {
+		if c.recordBegan.IsZero() {
+			c.recordBegan = now
+		}
+		by = c.recordBegan.Add(c.srv.cfg.RecordTimeout)
+		if c.readBy.Equal(by) {
+			return nil
+		}
+	} else {
+		idle := c.srv.cfg.IdleTimeout
+		by = now.Add(idle)
+		if c.recordBegan.IsZero() && by.Sub(c.readBy) < idle/8 {
+			return nil
+		}
+		c.recordBegan = time.Time{}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopping {
+		return errStopped
+	}
+	c.readBy = by
+	return c.nc.SetReadDeadline(by)
+}
+
+func (c *Conn) isStopping() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopping
+}
+
+// lingerTime is how long a connection that is closed in good order waits for its peer to close too.
+const lingerTime = 250 * time.Millisecond
+
+// farewell closes the sending side and lets the peer take what was sent: closing with unread calls in the socket would
+// make the kernel throw replies away that are on their way.
+func (c *Conn) farewell() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // a failure shows in the read below
+	scrap := getBuffer(0)
+	defer putBuffer(scrap)
+	for {
+		if _, err := c.nc.Read(scrap.b[:cap(scrap.b)]); err != nil {
+			return
+		}
+	}
+}

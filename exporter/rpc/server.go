@@ -1,0 +1,248 @@
+package rpc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Gate holds new connections back until they may be served.
+type Gate interface {
+	// Await returns nil when a connection may be served; an error closes it. It is called once a connection, from the
+	// connection's goroutine.
+	Await(ctx context.Context) error
+}
+
+// Config is what a Server needs. Zero limits become the defaults.
+type Config struct {
+	Programs []Program // the busiest first
+	Log      zerolog.Logger
+	Gate     Gate     // nil: every connection is served at once
+	Observer Observer // may be nil
+
+	MaxConns    int // open connections; 1024
+	MaxRecord   int // bytes of a call; 1 MiB and 64 KiB
+	MaxInFlight int // calls of one connection that workers have in hand; 64
+	MaxLate     int // bytes that the replies to those may take, unless it is a single one; 4 MiB
+
+	IdleTimeout   time.Duration // without a call; 10 minutes, twice the time after which Linux closes by itself
+	RecordTimeout time.Duration // from a call's first byte to its last; 30 s
+	WriteTimeout  time.Duration // for a peer to take a batch of replies; 30 s
+	DrainTimeout  time.Duration // for calls in flight when Serve's context ends; 3 s
+}
+
+// withDefaults fills in what is zero.
+func (c Config) withDefaults() Config {
+	c.MaxConns = cmp.Or(c.MaxConns, 1024)
+	c.MaxRecord = cmp.Or(c.MaxRecord, 1<<20+64<<10)
+	c.MaxInFlight = cmp.Or(c.MaxInFlight, 64)
+	c.MaxLate = cmp.Or(c.MaxLate, 4<<20)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, 10*time.Minute)
+	c.RecordTimeout = cmp.Or(c.RecordTimeout, 30*time.Second)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, 30*time.Second)
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, 3*time.Second)
+	return c
+}
+
+// Server answers RPC calls. Safe for concurrent use.
+type Server struct {
+	responder
+	cfg   Config
+	stats stats
+
+	mu        sync.Mutex // guards what follows
+	conns     map[*Conn]net.Listener
+	listeners map[net.Listener]struct{}
+	gone      chan struct{} // closed, and made anew, when a connection has gone
+}
+
+// New returns a server; Serve and ServePacket make it answer.
+func New(c Config) *Server {
+	c = c.withDefaults()
+	return &Server{responder: responder{programs: c.Programs, log: c.Log}, cfg: c,
+		conns: make(map[*Conn]net.Listener), listeners: make(map[net.Listener]struct{}), gone: make(chan struct{})}
+}
+
+// Stats returns the present figures.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	n := len(s.conns)
+	s.mu.Unlock()
+	return Stats{Conns: n, InFlight: int(s.stats.inFlight.Load()), Calls: s.stats.calls.Load(),
+		In: s.stats.in.Load(), Out: s.stats.out.Load(), Refused: s.stats.refuse.Load()}
+}
+
+// Serve answers the connections that l accepts until ctx ends or Drain is called, and closes l. Calls in flight then are
+// answered, within DrainTimeout, before their connections are closed. The error is nil unless l failed.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	// calls outlive ctx by the drain
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	s.mu.Lock()
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	var open sync.WaitGroup
+	err := s.accept(ctx, work, l, &open)
+	l.Close()
+
+	patience, done := context.WithTimeout(work, s.cfg.DrainTimeout)
+	defer done()
+	s.drain(patience, func(of net.Listener) bool { return of == l })
+	cancel(ErrDrained)
+	open.Wait()
+	return err
+}
+
+// accept runs until l is closed by its Serve's context or by Drain.
+func (s *Server) accept(ctx, work context.Context, l net.Listener, open *sync.WaitGroup) error {
+	pause := time.Millisecond
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				s.mu.Lock()
+				delete(s.listeners, l)
+				s.mu.Unlock()
+				return nil
+			}
+			// out of descriptors, most often: others will be closed
+			s.log.Warn().Err(err).Dur("pause", pause).Msg("cannot accept a connection")
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, time.Second)
+			if pause == time.Second && !isTemporary(err) {
+				return err
+			}
+			continue
+		}
+		pause = time.Millisecond
+		c := newConn(s, nc)
+		if !s.admit(c, l) {
+			s.stats.refuse.Add(1)
+			nc.Close()
+			continue
+		}
+		open.Go(func() { s.run(work, c) })
+	}
+}
+
+func isTemporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+// admit counts c in. When there are too many, one that has never made a call makes room, if it has had a second for it.
+func (s *Server) admit(c *Conn, l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.listeners[l]; !ok {
+		return false
+	}
+	if len(s.conns) >= s.cfg.MaxConns {
+		var silent *Conn
+		for o := range s.conns {
+			if !o.spoken.Load() && c.since.Sub(o.since) > time.Second && (silent == nil || o.since.Before(silent.since)) {
+				silent = o
+			}
+		}
+		if silent == nil {
+			return false
+		}
+		s.stats.refuse.Add(1)
+		delete(s.conns, silent)
+		silent.nc.Close()
+	}
+	s.conns[c] = l
+	return true
+}
+
+// run serves one connection.
+func (s *Server) run(ctx context.Context, c *Conn) {
+	defer func() {
+		s.mu.Lock()
+		delete(s.conns, c)
+		close(s.gone)
+		s.gone = make(chan struct{})
+		s.mu.Unlock()
+	}()
+	if err := s.await(ctx, c); err != nil {
+		s.stats.refuse.Add(1)
+		s.log.Debug().Stringer("client", c.remote).Err(err).Msg("connection closed at the gate")
+		c.nc.Close()
+		return
+	}
+	err := c.serve(ctx)
+	s.log.Debug().Stringer("client", c.remote).AnErr("cause", err).Msg("connection closed")
+}
+
+// await parks c at the gate.
+func (s *Server) await(ctx context.Context, c *Conn) error {
+	if s.cfg.Gate == nil {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.mu.Lock()
+	c.release = cancel
+	stopping := c.stopping
+	c.mu.Unlock()
+	if stopping {
+		return errStopped
+	}
+	return s.cfg.Gate.Await(ctx)
+}
+
+// Drain makes every Serve return: no new connection is accepted, calls in flight are answered, connections are closed. It
+// returns when that is done, or, when ctx ends first, after closing the connections under their calls, with ctx's error.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	for l := range s.listeners {
+		delete(s.listeners, l)
+		l.Close()
+	}
+	s.mu.Unlock()
+	return s.drain(ctx, func(net.Listener) bool { return true })
+}
+
+// drain stops the connections of the listeners that which names and waits for them to be gone.
+func (s *Server) drain(ctx context.Context, which func(net.Listener) bool) error {
+	left, gone := s.chosen(which)
+	for _, c := range left {
+		c.Stop()
+	}
+	for {
+		if left, gone = s.chosen(which); len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			for _, c := range left {
+				c.nc.Close()
+			}
+			return ctx.Err()
+		case <-gone:
+		}
+	}
+}
+
+// chosen returns the connections of the listeners that which names, and what is closed when one has gone.
+func (s *Server) chosen(which func(net.Listener) bool) ([]*Conn, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var conns []*Conn
+	for c, l := range s.conns {
+		if which(l) {
+			conns = append(conns, c)
+		}
+	}
+	return conns, s.gone
+}
