@@ -1,0 +1,72 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"net/http"
+)
+
+// The kinds of error that travel between server and client, tested with errors.Is. Error texts are whole sentences for
+// an operator: a Control wraps a sentinel last and with what to do, where that is not obvious.
+var (
+	ErrInvalid     = errors.New("invalid request")
+	ErrNotFound    = errors.New("not found")
+	ErrConflict    = errors.New("conflict")       // the thing exists already, has changed meanwhile, or is in use
+	ErrNoLeader    = errors.New("no leader")      // no master leads the shard now, or another one does
+	ErrNoQuorum    = errors.New("no etcd quorum") // nothing can be changed now; serving goes on
+	ErrUnavailable = errors.New("unavailable")    // this master cannot do it now: it starts, drains, or has no space
+	ErrForbidden   = errors.New("forbidden")      // the request came by way of a browser from another site
+	ErrUnreachable = errors.New("no answer")      // the client had no HTTP answer
+)
+
+// kinds is the one table between sentinels, their names in JSON and their HTTP status codes.
+var kinds = []struct {
+	err    error
+	kind   string
+	status int
+}{
+	{ErrInvalid, "invalid", http.StatusBadRequest},
+	{ErrNotFound, "not_found", http.StatusNotFound},
+	{ErrConflict, "conflict", http.StatusConflict},
+	{ErrNoLeader, "no_leader", http.StatusServiceUnavailable},
+	{ErrNoQuorum, "no_quorum", http.StatusServiceUnavailable},
+	{ErrUnavailable, "unavailable", http.StatusServiceUnavailable},
+	{ErrForbidden, "forbidden", http.StatusForbidden},
+	{context.Canceled, "cancelled", 499}, // nobody is left to read it; nginx's number, for the log
+	{context.DeadlineExceeded, "timeout", http.StatusGatewayTimeout},
+}
+
+const kindInternal = "internal"
+
+// apiError is an error in JSON: the body of every answer that is not 2xx, and a stream's last line.
+type apiError struct {
+	Message string `json:"error"`
+	Kind    string `json:"kind"`
+}
+
+func toAPI(err error) (apiError, int) {
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return apiError{err.Error(), k.kind}, k.status
+		}
+	}
+	return apiError{err.Error(), kindInternal}, http.StatusInternalServerError
+}
+
+// remoteError is an apiError at the client: the server's words, and the sentinel of its kind.
+type remoteError struct {
+	message string
+	kind    error // nil for a kind without a sentinel
+}
+
+func (e *remoteError) Error() string { return e.message }
+func (e *remoteError) Unwrap() error { return e.kind }
+
+func (a apiError) err() error {
+	for _, k := range kinds {
+		if a.Kind == k.kind {
+			return &remoteError{a.Message, k.err}
+		}
+	}
+	return &remoteError{a.Message, nil}
+}

@@ -1,0 +1,338 @@
+package master
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+)
+
+// Config is every setting of `serve`. deploy/nfs-fleet.yaml explains each of them.
+type Config struct {
+	Name      string                  `yaml:"name"`      // of this master, unique in the fleet
+	Fleet     string                  `yaml:"fleet"`     // the fleet's name, and with that its prefix in etcd
+	DataDir   string                  `yaml:"data_dir"`  // one master's, kept across restarts
+	Advertise string                  `yaml:"advertise"` // host or IP address that others reach this master by; "": found out
+	LeaseTTL  time.Duration           `yaml:"lease_ttl"` // after which a silent master counts as lost
+	Sources   map[string]SourceConfig `yaml:"sources"`   // by shard
+	Listen    ListenConfig            `yaml:"listen"`
+	Etcd      EtcdConfig              `yaml:"etcd"`
+	NewShards ShardConfig             `yaml:"new_shards"`
+	Scan      ScanConfig              `yaml:"scan"`
+	NFS       NFSConfig               `yaml:"nfs"`
+	Log       LogConfig               `yaml:"log"`
+}
+
+// SourceConfig is a directory on this master that a shard is published from.
+type SourceConfig struct {
+	Dir    string `yaml:"dir"`
+	Manual bool   `yaml:"manual"` // publish only when told to
+}
+
+// ListenConfig holds listen addresses, host:port each; an empty host means every address.
+type ListenConfig struct {
+	NFS     string `yaml:"nfs"`
+	HTTP    string `yaml:"http"`
+	Portmap string `yaml:"portmap"` // "off": no portmapper
+}
+
+// EtcdConfig says which etcd coordinates the fleet: a running cluster (Endpoints and what follows up to Password), or,
+// without Endpoints, one inside this process (ClientListen, PeerListen, DataDir).
+type EtcdConfig struct {
+	Endpoints    []string `yaml:"endpoints"`
+	Cert         string   `yaml:"cert"`
+	Key          string   `yaml:"key"`
+	CACert       string   `yaml:"cacert"`
+	User         string   `yaml:"user"` // name, or name:password as etcdctl has it
+	ClientListen string   `yaml:"client_listen"`
+	PeerListen   string   `yaml:"peer_listen"`
+	DataDir      string   `yaml:"data_dir"` // "": etcd/ in the master's data directory
+}
+
+// ShardConfig is what a shard that a source brings into being starts with; `shard set` changes it later.
+type ShardConfig struct {
+	KeepGenerations int            `yaml:"keep_generations"`
+	KeepFor         time.Duration  `yaml:"keep_for"`
+	MinCopies       int            `yaml:"min_copies"`
+	Networks        []netip.Prefix `yaml:"networks"` // empty: everyone
+	Squash          fleet.Squash   `yaml:"squash"`
+	Insecure        bool           `yaml:"insecure"` // clients may use ports from 1024
+}
+
+// ScanConfig is when sources are read.
+type ScanConfig struct {
+	Quiet   time.Duration `yaml:"quiet"`    // without a change before a publish
+	MaxWait time.Duration `yaml:"max_wait"` // of a publish for that quiet
+	Rescan  time.Duration `yaml:"rescan"`   // between two readings of everything
+}
+
+// NFSConfig bounds the NFS server.
+type NFSConfig struct {
+	MaxConnections int           `yaml:"max_connections"`
+	IdleTimeout    time.Duration `yaml:"idle_timeout"` // after which a silent connection is closed
+}
+
+// LogConfig is what is logged to standard error, and how.
+type LogConfig struct {
+	Level  string `yaml:"level"`  // trace, debug, info, warn or error
+	Format string `yaml:"format"` // console or json
+}
+
+// PortmapOff is the ListenConfig.Portmap that turns the portmapper off.
+const PortmapOff = "off"
+
+// MinLeaseTTL is the shortest lease that etcd can be trusted to keep.
+const MinLeaseTTL = 2 * time.Second
+
+const dataDirName = "/var/lib/nfs-fleet"
+
+// Default returns the settings of a `serve` without file and flags. Name and DataDir depend on the host and on what
+// this process may write.
+func Default() Config {
+	return Config{
+		Name: defaultName(), Fleet: "default", DataDir: defaultDataDir(dataDirName), LeaseTTL: 5 * time.Second,
+		Sources:   map[string]SourceConfig{},
+		Listen:    ListenConfig{NFS: ":2049", HTTP: "127.0.0.1:7049", Portmap: PortmapOff},
+		Etcd:      EtcdConfig{ClientListen: "127.0.0.1:2379", PeerListen: "127.0.0.1:2380"},
+		NewShards: ShardConfig{KeepGenerations: 10, KeepFor: 24 * time.Hour, MinCopies: 2, Squash: fleet.SquashNone},
+		Scan:      ScanConfig{Quiet: 500 * time.Millisecond, MaxWait: 30 * time.Second, Rescan: 10 * time.Minute},
+		NFS:       NFSConfig{MaxConnections: 1024, IdleTimeout: time.Hour},
+		Log:       LogConfig{Level: "info", Format: "console"},
+	}
+}
+
+// defaultName is the host's name as far as it can name a master.
+func defaultName() string {
+	host, err := os.Hostname()
+	host, _, _ = strings.Cut(strings.ToLower(host), ".")
+	if err != nil || fleet.ValidName(host) != nil {
+		return "master"
+	}
+	return host
+}
+
+// defaultDataDir is preferred when this process can write to it or make it, and ./nfs-fleet-data otherwise.
+func defaultDataDir(preferred string) string {
+	if unix.Access(preferred, unix.W_OK|unix.X_OK) == nil {
+		return preferred
+	}
+	if _, err := os.Lstat(preferred); errors.Is(err, os.ErrNotExist) && unix.Access(filepath.Dir(preferred), unix.W_OK|unix.X_OK) == nil {
+		return preferred
+	}
+	return "nfs-fleet-data"
+}
+
+// Load reads a YAML file over the defaults. A key that is not a setting is an error. The result is not validated,
+// because flags may change it yet.
+func Load(path string) (Config, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("config: %w", err)
+	}
+	c, err := parse(b)
+	if err != nil {
+		return Config{}, fmt.Errorf("config %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func parse(b []byte) (Config, error) {
+	c := Default()
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return Config{}, oneLine(err)
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Config{}, errors.New("more than one YAML document: keep one")
+	}
+	if c.Sources == nil {
+		c.Sources = map[string]SourceConfig{}
+	}
+	return c, nil
+}
+
+// oneLine folds the lines of a yaml.TypeError into one and says what to do about an unknown key.
+func oneLine(err error) error {
+	var te *yaml.TypeError
+	if !errors.As(err, &te) {
+		return err
+	}
+	text := strings.Join(te.Errors, "; ")
+	if strings.Contains(text, "not found in type") {
+		text += " (no such setting: `nfs-fleet serve --help` lists them all)"
+	}
+	return errors.New(text)
+}
+
+// Validate reports the first setting that cannot work, by the name of its flag, with what to do.
+func (c Config) Validate() error {
+	for _, check := range []func() error{c.validateNames, c.validateListen, c.validateSources, c.validateEtcd, c.validateNumbers, c.validateLog} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c Config) validateNames() error {
+	if err := fleet.ValidName(c.Name); err != nil {
+		return fmt.Errorf("--name: %w", err)
+	}
+	if err := fleet.ValidName(c.Fleet); err != nil {
+		return fmt.Errorf("--fleet: %w", err)
+	}
+	if c.DataDir == "" {
+		return errors.New("--data-dir is empty: name a directory that this master keeps across restarts")
+	}
+	if strings.ContainsAny(c.Advertise, "/: \t\n") {
+		if _, err := netip.ParseAddr(c.Advertise); err != nil {
+			return fmt.Errorf("--advertise %q: give a host name or an IP address, without a port", c.Advertise)
+		}
+	}
+	return nil
+}
+
+func (c Config) validateListen() error {
+	for _, l := range []struct{ flag, address string }{
+		{"listen-nfs", c.Listen.NFS}, {"listen-http", c.Listen.HTTP}, {"listen-portmap", c.Listen.Portmap},
+		{"etcd-client-listen", c.Etcd.ClientListen}, {"etcd-peer-listen", c.Etcd.PeerListen},
+	} {
+		if l.flag == "listen-portmap" && l.address == PortmapOff {
+			continue
+		}
+		if err := validAddress(l.address); err != nil {
+			return fmt.Errorf("--%s %q: %w; give host:port, as in 127.0.0.1:7049 or :2049", l.flag, l.address, err)
+		}
+	}
+	return nil
+}
+
+func validAddress(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		var ae *net.AddrError
+		if errors.As(err, &ae) {
+			return errors.New(ae.Err)
+		}
+		return err
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("port %q is no number from 0 to 65535", port)
+	}
+	return nil
+}
+
+func (c Config) validateSources() error {
+	for _, shard := range slices.Sorted(maps.Keys(c.Sources)) {
+		if err := fleet.ValidName(shard); err != nil {
+			return fmt.Errorf("--source: shard %w", err)
+		}
+		s := c.Sources[shard]
+		if !filepath.IsAbs(s.Dir) {
+			return fmt.Errorf("--source %s=%s: give the directory's absolute path", shard, s.Dir)
+		}
+		if within(c.DataDir, s.Dir) {
+			return fmt.Errorf("--source %s=%s holds this master's data directory %s, which would publish itself: move one of them", shard, s.Dir, c.DataDir)
+		}
+	}
+	return nil
+}
+
+// within reports whether path is dir or below it, going by their names.
+func within(path, dir string) bool {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+func (c Config) validateEtcd() error {
+	e := c.Etcd
+	for _, endpoint := range e.Endpoints {
+		if err := validEndpoint(endpoint); err != nil {
+			return fmt.Errorf("--etcd %q: %w; give URLs as in http://10.0.0.1:2379,http://10.0.0.2:2379", endpoint, err)
+		}
+	}
+	for _, f := range []struct{ flag, value string }{
+		{"etcd-cert", e.Cert}, {"etcd-key", e.Key}, {"etcd-cacert", e.CACert}, {"etcd-user", e.User},
+	} {
+		if f.value != "" && len(e.Endpoints) == 0 {
+			return fmt.Errorf("--%s is for a running etcd: name its addresses with --etcd, or leave it out", f.flag)
+		}
+	}
+	if (e.Cert == "") != (e.Key == "") {
+		return errors.New("--etcd-cert and --etcd-key go together: give both or neither")
+	}
+	return nil
+}
+
+func validEndpoint(endpoint string) error {
+	scheme, host, ok := strings.Cut(endpoint, "://")
+	if !ok {
+		scheme, host = "http", endpoint
+	}
+	if scheme != "http" && scheme != "https" {
+		return fmt.Errorf("scheme %q is neither http nor https", scheme)
+	}
+	return validAddress(host)
+}
+
+func (c Config) validateNumbers() error {
+	switch {
+	case c.LeaseTTL < MinLeaseTTL:
+		return fmt.Errorf("--lease-ttl %s: use %s or more", c.LeaseTTL, MinLeaseTTL)
+	case c.LeaseTTL%time.Second != 0:
+		return fmt.Errorf("--lease-ttl %s: etcd counts whole seconds", c.LeaseTTL)
+	case c.Scan.Quiet <= 0:
+		return fmt.Errorf("--scan-quiet %s: use a duration above 0", c.Scan.Quiet)
+	case c.Scan.MaxWait < c.Scan.Quiet:
+		return fmt.Errorf("--scan-max-wait %s: use --scan-quiet (%s) or more", c.Scan.MaxWait, c.Scan.Quiet)
+	case c.Scan.Rescan < time.Second:
+		return fmt.Errorf("--scan-rescan %s: use 1s or more", c.Scan.Rescan)
+	case c.NFS.MaxConnections < 1:
+		return fmt.Errorf("--nfs-max-connections %d: use 1 or more", c.NFS.MaxConnections)
+	case c.NFS.IdleTimeout < time.Second:
+		return fmt.Errorf("--nfs-idle-timeout %s: use 1s or more", c.NFS.IdleTimeout)
+	}
+	if err := c.Shard("new", time.Time{}).Validate(); err != nil {
+		return fmt.Errorf("new_shards: %w", err)
+	}
+	return nil
+}
+
+// Shard returns the settings that a shard of this name starts with.
+func (c Config) Shard(name string, now time.Time) fleet.Shard {
+	s := fleet.NewShard(name, now)
+	s.Keep = fleet.Keep{Generations: c.NewShards.KeepGenerations, For: fleet.Duration(c.NewShards.KeepFor)}
+	s.MinCopies, s.Squash, s.Insecure = c.NewShards.MinCopies, c.NewShards.Squash, c.NewShards.Insecure
+	s.Networks = append(s.Networks, c.NewShards.Networks...)
+	return s
+}
+
+func (c Config) validateLog() error {
+	if level, err := zerolog.ParseLevel(c.Log.Level); err != nil || level < zerolog.TraceLevel || level > zerolog.ErrorLevel {
+		return fmt.Errorf("--log-level %q: use trace, debug, info, warn or error", c.Log.Level)
+	}
+	if c.Log.Format != "console" && c.Log.Format != "json" {
+		return fmt.Errorf("--log-format %q: use console or json", c.Log.Format)
+	}
+	return nil
+}
