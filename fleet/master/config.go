@@ -38,10 +38,39 @@ type Config struct {
 	Log       LogConfig               `yaml:"log"`
 }
 
-// SourceConfig is a directory on this master that a shard is published from.
+// SourceConfig is a directory on this master that a shard is published from. Its text, in YAML or after the "SHARD=" of
+// a flag, is DIR or DIR,mode=MODE.
 type SourceConfig struct {
-	Dir    string `yaml:"dir"`
-	Manual bool   `yaml:"manual"` // publish only when told to
+	Dir  string `yaml:"dir"`
+	Mode string `yaml:"mode"` // watch ("" is watch too): changes are published by themselves; manual: when told to
+}
+
+// Manual reports whether the source is published only when told to.
+func (s SourceConfig) Manual() bool { return s.Mode == "manual" }
+
+// UnmarshalText reads DIR or DIR,mode=MODE. A comma that does not begin ",mode=" belongs to the directory's name.
+func (s *SourceConfig) UnmarshalText(text []byte) error {
+	*s = SourceConfig{Dir: string(text)}
+	if i := strings.LastIndex(s.Dir, ",mode="); i >= 0 {
+		s.Dir, s.Mode = s.Dir[:i], s.Dir[i+len(",mode="):]
+	}
+	return nil
+}
+
+// ParseSource reads SHARD=DIR or SHARD=DIR,mode=MODE; a relative directory is taken from the working directory.
+func ParseSource(text string) (shard string, s SourceConfig, err error) {
+	shard, rest, ok := strings.Cut(text, "=")
+	if !ok || shard == "" || rest == "" {
+		return "", s, fmt.Errorf("%q: give SHARD=DIR or SHARD=DIR,mode=manual", text)
+	}
+	if err := s.UnmarshalText([]byte(rest)); err != nil {
+		return "", s, err
+	}
+	if s.Dir == "" {
+		return "", s, fmt.Errorf("%q: the directory is missing", text)
+	}
+	s.Dir, err = filepath.Abs(s.Dir)
+	return shard, s, err
 }
 
 // ListenConfig holds listen addresses, host:port each; an empty host means every address.
@@ -51,8 +80,8 @@ type ListenConfig struct {
 	Portmap string `yaml:"portmap"` // "off": no portmapper
 }
 
-// EtcdConfig says which etcd coordinates the fleet: a running cluster (Endpoints and what follows up to Password), or,
-// without Endpoints, one inside this process (ClientListen, PeerListen, DataDir).
+// EtcdConfig says which etcd coordinates the fleet: a running cluster (Endpoints to User), or, without
+// Endpoints, one inside this process (ClientListen, PeerListen, DataDir).
 type EtcdConfig struct {
 	Endpoints    []string `yaml:"endpoints"`
 	Cert         string   `yaml:"cert"`
@@ -246,6 +275,11 @@ func (c Config) validateSources() error {
 		s := c.Sources[shard]
 		if !filepath.IsAbs(s.Dir) {
 			return fmt.Errorf("--source %s=%s: give the directory's absolute path", shard, s.Dir)
+		}
+		switch s.Mode {
+		case "", "watch", "manual":
+		default:
+			return fmt.Errorf("--source %s=%s: mode %q: use watch or manual", shard, s.Dir, s.Mode)
 		}
 		if within(c.DataDir, s.Dir) {
 			return fmt.Errorf("--source %s=%s holds this master's data directory %s, which would publish itself: move one of them", shard, s.Dir, c.DataDir)
