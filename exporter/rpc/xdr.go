@@ -27,7 +27,7 @@ func (d *Decoder) Len() int { return len(d.b) }
 // Uint32 takes an unsigned int.
 func (d *Decoder) Uint32() uint32 {
 	if len(d.b) < 4 {
-		d.fail()
+		d.Fail()
 		return 0
 	}
 	v := binary.BigEndian.Uint32(d.b)
@@ -38,7 +38,7 @@ func (d *Decoder) Uint32() uint32 {
 // Uint64 takes an unsigned hyper.
 func (d *Decoder) Uint64() uint64 {
 	if len(d.b) < 8 {
-		d.fail()
+		d.Fail()
 		return 0
 	}
 	v := binary.BigEndian.Uint64(d.b)
@@ -50,7 +50,7 @@ func (d *Decoder) Uint64() uint64 {
 func (d *Decoder) Bool() bool {
 	v := d.Uint32()
 	if v > 1 {
-		d.fail()
+		d.Fail()
 	}
 	return v == 1
 }
@@ -59,7 +59,7 @@ func (d *Decoder) Bool() bool {
 func (d *Decoder) Fixed(n int) []byte {
 	padded := n + pad(n)
 	if n < 0 || len(d.b) < padded {
-		d.fail()
+		d.Fail()
 		return nil
 	}
 	v := d.b[:n:n]
@@ -71,13 +71,14 @@ func (d *Decoder) Fixed(n int) []byte {
 func (d *Decoder) Opaque(limit int) []byte {
 	n := d.Uint32()
 	if uint64(n) > uint64(limit) || uint64(n) > uint64(len(d.b)) {
-		d.fail()
+		d.Fail()
 		return nil
 	}
 	return d.Fixed(int(n))
 }
 
-func (d *Decoder) fail() {
+// Fail makes the input invalid: for values that XDR allows and the protocol does not.
+func (d *Decoder) Fail() {
 	d.bad = true
 	d.b = nil
 }
