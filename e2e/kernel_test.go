@@ -34,6 +34,9 @@ func newFixture(t *testing.T, mode string, fill func(source string)) *fixture {
 	f.Start()
 	f.slave = lan.Slave(t) // boots while the master publishes
 	f.WaitReady()
+	if strings.Contains(mode, "manual") {
+		f.Publish("www")
+	}
 	f.WaitGeneration("www", 1)
 	f.mnt = f.slave.Mount(f.Host.Addr+":/www", "www")
 	return f
