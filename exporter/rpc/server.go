@@ -215,12 +215,13 @@ func (s *Server) Drain(ctx context.Context) error {
 
 // drain stops the connections of the listeners that which names and waits for them to be gone.
 func (s *Server) drain(ctx context.Context, which func(net.Listener) bool) error {
-	left, gone := s.chosen(which)
-	for _, c := range left {
+	conns, _ := s.chosen(which)
+	for _, c := range conns {
 		c.Stop()
 	}
 	for {
-		if left, gone = s.chosen(which); len(left) == 0 {
+		left, gone := s.chosen(which)
+		if len(left) == 0 {
 			return nil
 		}
 		select {
