@@ -226,6 +226,11 @@ func (f *fixture) waysToMount(t *testing.T) {
 		t.Errorf("mount of no shard: %v", r)
 	}
 	s.Must("umount", "/mnt/a", "/mnt/b")
+	s.Must("mount", "-t", "nfs", "-o", mountOptions+",nosharecache,nconnect=4", f.Host.Addr+":/www", "/mnt/a")
+	if got, err := s.ReadFile("/mnt/a/plain/size-9437191"); err != nil || len(got) != 9437191 {
+		t.Errorf("over four connections: %d bytes, %v", len(got), err)
+	}
+	s.Must("umount", "/mnt/a")
 }
 
 // changes alters the tree in every way at once; the watcher publishes it, and the mount shows it without a remount.
