@@ -73,19 +73,21 @@ func (in *input) space() []byte {
 	return in.buf[in.end:]
 }
 
-// compact moves what is still wanted to the front, when the room behind it is getting short.
+// compact moves what is still wanted to the front, when the room behind it is getting short and that gains enough of it:
+// a peer that sends a byte at a time must not make each of them cost a move.
 func (in *input) compact() {
 	if !in.partial() {
 		in.start, in.body, in.scan, in.end = 0, 0, 0, 0
 		return
 	}
-	if len(in.buf)-in.end > len(in.buf)/4 {
+	if !in.open {
+		in.start, in.body = in.scan, in.scan
+	}
+	gain, enough := in.start+in.scan-in.body, len(in.buf)/4
+	if len(in.buf)-in.end > enough || gain < enough {
 		return
 	}
-	n := 0
-	if in.open {
-		n = copy(in.buf, in.buf[in.start:in.body])
-	}
+	n := copy(in.buf, in.buf[in.start:in.body])
 	in.start, in.body = 0, n
 	in.end = n + copy(in.buf[n:], in.buf[in.scan:in.end])
 	in.scan = n
