@@ -1,0 +1,203 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// disk is every operation by which the store touches its directory. Tests make one of them fail by its name.
+type disk struct {
+	fault func(op, path string) error // nil but in tests
+}
+
+func (k *disk) check(op, path string) error {
+	if k.fault == nil {
+		return nil
+	}
+	if err := k.fault(op, path); err != nil {
+		return &os.PathError{Op: op, Path: path, Err: err}
+	}
+	return nil
+}
+
+func (k *disk) create(path string) (*os.File, error) {
+	if err := k.check("create", path); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
+}
+
+func (k *disk) open(path string, flag int) (*os.File, error) {
+	if err := k.check("open", path); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, flag, 0)
+}
+
+// writeAt writes b at off. A fault leaves half of it written, as a full disk does.
+func (k *disk) writeAt(f *os.File, b []byte, off int64) error {
+	if err := k.check("write", f.Name()); err != nil {
+		_, _ = f.WriteAt(b[:len(b)/2], off)
+		return err
+	}
+	_, err := f.WriteAt(b, off)
+	return err
+}
+
+func (k *disk) sync(f *os.File) error {
+	if err := k.check("fsync", f.Name()); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func (k *disk) truncate(f *os.File, size int64) error {
+	if err := k.check("truncate", f.Name()); err != nil {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+func (k *disk) rename(from, to string) error {
+	if err := k.check("rename", to); err != nil {
+		return err
+	}
+	return os.Rename(from, to)
+}
+
+func (k *disk) remove(path string) error {
+	if err := k.check("remove", path); err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func (k *disk) syncDir(path string) error {
+	if err := k.check("syncdir", path); err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// replace puts a file with the bytes b at path: written beside as tmp, made durable, and renamed. The rename itself is
+// durable after a syncDir of path's directory.
+func (k *disk) replace(path, tmp string, b []byte) error {
+	f, err := k.create(tmp)
+	if err != nil {
+		return err
+	}
+	err = k.writeAt(f, b, 0)
+	if err == nil {
+		err = k.sync(f)
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = k.rename(tmp, path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// full makes a want of space known as ErrFull.
+func full(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return err
+}
+
+// file is a file open for reading. Its descriptor is used without the lock that os.File takes for each call; it is valid
+// because it is closed only when nobody can reach it any more: a pack's by the garbage collector, through the os.File,
+// a large object's when its last holder has let go.
+type file struct {
+	f       *os.File
+	fd      int
+	disk    *disk
+	counted bool         // refs decides when it is closed; otherwise the garbage collector does
+	refs    atomic.Int64 // holders: the cache, Sync's list, each Blob
+	used    atomic.Bool  // read since the cache's clock hand passed
+}
+
+func newFile(f *os.File, k *disk) *file { return &file{f: f, fd: int(f.Fd()), disk: k} }
+
+// newCounted returns a file that its caller holds.
+func newCounted(f *os.File, k *disk) *file {
+	c := newFile(f, k)
+	c.counted = true
+	c.refs.Store(1)
+	return c
+}
+
+// acquire reports whether the caller holds f now; it does not when f has been closed.
+func (f *file) acquire() bool {
+	for {
+		n := f.refs.Load()
+		if n <= 0 {
+			return false
+		}
+		if f.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (f *file) release() error {
+	if f.refs.Add(-1) == 0 {
+		return f.f.Close()
+	}
+	return nil
+}
+
+// pread fills p from off; fewer bytes without an error mean the end of the file.
+func (f *file) pread(p []byte, off int64) (n int, err error) {
+	if f.disk.fault != nil {
+		if err := f.disk.check("read", f.f.Name()); err != nil {
+			return 0, err
+		}
+	}
+	for n < len(p) {
+		m, err := unix.Pread(f.fd, p[n:], off+int64(n))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			runtime.KeepAlive(f)
+			return n, &os.PathError{Op: "read", Path: f.f.Name(), Err: err}
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	runtime.KeepAlive(f)
+	return n, nil
+}
+
+// preadCached is one preadv2 with RWF_NOWAIT: what the page cache holds of p, from off, or 0 when that is nothing or the
+// kernel or the file system does not know how. p is not empty. golang.org/x/sys has the call too, but allocates for it.
+func (f *file) preadCached(p []byte, off int64) int {
+	iov := unix.Iovec{Base: unsafe.SliceData(p)}
+	iov.SetLen(len(p))
+	n, _, errno := unix.Syscall6(unix.SYS_PREADV2, uintptr(f.fd), uintptr(unsafe.Pointer(&iov)), 1,
+		uintptr(off), uintptr(uint64(off)>>(unsafe.Sizeof(uintptr(0))*4)>>(unsafe.Sizeof(uintptr(0))*4)), unix.RWF_NOWAIT)
+	runtime.KeepAlive(p)
+	runtime.KeepAlive(f)
+	if errno != syscall.Errno(0) {
+		return 0
+	}
+	return int(n)
+}

@@ -1,0 +1,159 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// checkpointBytes is how much of the active pack may be in no index file: what a start after a crash has to scan.
+const checkpointBytes = 64 << 20
+
+// Put stores b, of at most MaxObject bytes, and returns its digest; storing what is there already costs a hash. The
+// object is readable at once, and durable after the next Sync. An error leaves the store as it was; a full disk wraps
+// ErrFull. Put does not keep b.
+func (s *Store) Put(ctx context.Context, b []byte) (tree.Digest, error) {
+	if err := s.usable(ctx); err != nil {
+		return tree.Digest{}, fmt.Errorf("put: %w", err)
+	}
+	if len(b) > MaxObject {
+		return tree.Digest{}, fmt.Errorf("put: object of %d bytes, at most %d are allowed", len(b), MaxObject)
+	}
+	d := tree.Sum(b)
+	if s.index.touch(&d) {
+		return d, nil
+	}
+	var err error
+	if len(b) >= s.o.LargeSize {
+		err = s.putLarge(d, b)
+	} else {
+		err = s.putSmall(d, b)
+	}
+	if err != nil {
+		return tree.Digest{}, fmt.Errorf("put: %w", full(err))
+	}
+	return d, nil
+}
+
+func (s *Store) putSmall(d tree.Digest, b []byte) error {
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	if s.index.touch(&d) {
+		return nil // another Put of the same bytes was first
+	}
+	a, err := s.appendable()
+	if err != nil {
+		return err
+	}
+	r := record{digest: d, off: uint32(a.size.Load()), size: uint32(len(b))}
+	s.scratch = append(appendRecordHeader(s.scratch[:0], a.id, r), b...)
+	if err := s.disk.writeAt(a.file.f, s.scratch, int64(r.off)); err != nil {
+		// The next record takes the same place. Cutting off what was written is for the disk's sake only.
+		_ = s.disk.truncate(a.file.f, int64(r.off))
+		return err
+	}
+	a.size.Store(r.end())
+	s.enter(a, r)
+	return nil
+}
+
+// appendable returns the active pack, a new one if there is none or it has its size. writeMu is held.
+func (s *Store) appendable() (*pack, error) {
+	if a := s.active; a != nil {
+		if a.size.Load() < s.o.PackSize {
+			return a, nil
+		}
+		if err := s.syncActive(); err != nil {
+			return nil, err
+		}
+		s.checkpoint(a, true)
+		s.active = nil
+	}
+	id := s.newID()
+	f, err := s.disk.create(s.pathOf(id))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.disk.writeAt(f, appendPackHeader(nil, id), 0); err != nil {
+		return nil, errors.Join(err, f.Close(), s.disk.remove(s.pathOf(id)))
+	}
+	s.active = &pack{id: id, file: newFile(f, s.disk)}
+	s.active.size.Store(packHeader)
+	s.setPack(id, s.active)
+	return s.active, nil
+}
+
+// syncActive makes the active pack durable. writeMu is held.
+func (s *Store) syncActive() error {
+	a := s.active
+	if a == nil || a.synced == a.size.Load() {
+		return nil
+	}
+	err := s.disk.sync(a.file.f)
+	if err == nil && !a.linked {
+		err = s.disk.syncDir(s.dir + "/packs")
+	}
+	if err != nil {
+		s.abandonTail(a)
+		return s.fail(err)
+	}
+	a.linked, a.synced = true, a.size.Load()
+	return nil
+}
+
+// abandonTail forgets what was appended to the active pack since it was last durable. After a failed fsync the kernel
+// takes the pages for clean and a second fsync succeeds without having written them, so nothing is to be hoped for: those
+// objects must be put again, and into another pack. writeMu is held.
+func (s *Store) abandonTail(a *pack) {
+	for _, r := range s.gatherOne(a.id) {
+		if r.end() > a.synced {
+			s.forget(r.digest, r.in(a))
+		}
+	}
+	a.synced = max(a.synced, packHeader)
+	a.size.Store(a.synced)
+	s.checkpoint(a, true)
+	s.active = nil
+}
+
+// fail remembers that objects were lost to a failed sync, so that everyone who holds the store hears of it: the objects
+// of one may be lost in the Sync of another.
+func (s *Store) fail(err error) error {
+	s.holdMu.Lock()
+	defer s.holdMu.Unlock()
+	s.failed = err
+	return err
+}
+
+// Sync makes every object durable that was put before. After an error the objects put since the Sync before are lost,
+// and are reported missing. Whoever puts objects and counts on them together takes a Hold first: then a Sync of somebody
+// else that fails makes this one fail too, until all holds are released.
+func (s *Store) Sync(ctx context.Context) error {
+	if err := s.usable(ctx); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	s.writeMu.Lock()
+	err := s.syncActive()
+	if a := s.active; err == nil && a != nil && a.synced-a.covered >= checkpointBytes {
+		s.checkpoint(a, false)
+	}
+	s.writeMu.Unlock()
+	err = errors.Join(err, s.syncLarge())
+	s.holdMu.Lock()
+	if err == nil {
+		err = s.failed
+	}
+	if s.holds == 0 {
+		s.failed = nil
+	}
+	s.holdMu.Unlock()
+	if err != nil {
+		return fmt.Errorf("sync: %w", full(err))
+	}
+	return nil
+}
