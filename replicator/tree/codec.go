@@ -153,18 +153,18 @@ func appendTime(dst []byte, t Time) []byte {
 func checkName(name string) error {
 	switch {
 	case len(name) == 0 || len(name) > maxName:
-		return fmt.Errorf("name of %d bytes: %w", len(name), ErrCorrupt)
+		return fmt.Errorf("name of %d bytes", len(name))
 	case name == "." || name == "..":
-		return fmt.Errorf("name %q: %w", name, ErrCorrupt)
+		return fmt.Errorf("name %q", name)
 	case strings.IndexByte(name, '/') >= 0 || strings.IndexByte(name, 0) >= 0:
-		return fmt.Errorf("name %q has a slash or a NUL: %w", name, ErrCorrupt)
+		return fmt.Errorf("name %q has a slash or a NUL", name)
 	}
 	return nil
 }
 
 func checkTarget(target string) error {
 	if len(target) == 0 || len(target) > maxTarget || strings.IndexByte(target, 0) >= 0 {
-		return fmt.Errorf("symlink target of %d bytes: %w", len(target), ErrCorrupt)
+		return fmt.Errorf("symlink target of %d bytes, or with a NUL", len(target))
 	}
 	return nil
 }
