@@ -1,0 +1,214 @@
+package nfs3
+
+import (
+	"context"
+
+	"github.com/nfs-fleet/nfs-fleet/exporter/export"
+	"github.com/nfs-fleet/nfs-fleet/exporter/rpc"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+const (
+	typeRegular   = tree.Regular
+	typeDirectory = tree.Directory
+	typeSymlink   = tree.Symlink
+)
+
+// getattr: RFC 1813 section 3.3.1. Needs no permission.
+func (p *Program) getattr(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, error) {
+	d := rpc.NewDecoder(c.Args)
+	fh := d.Opaque(maxHandle)
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	o, s, err := p.resolve(ctx, c, fh)
+	if err != nil {
+		return nil, err
+	}
+	dst = rpc.AppendUint32(dst, uint32(s))
+	if s != statusOK {
+		return dst, nil
+	}
+	return append(dst, o.node.Attr()...), nil
+}
+
+// lookup: section 3.3.3. Needs search permission.
+func (p *Program) lookup(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, error) {
+	d := rpc.NewDecoder(c.Args)
+	fh := d.Opaque(maxHandle)
+	name := d.Opaque(len(c.Args))
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	dir, s, err := p.directory(ctx, c, fh)
+	if err != nil {
+		return nil, err
+	}
+	if s == statusOK {
+		s = dir.checkName(c, name)
+	}
+	if s != statusOK {
+		return appendFailure(dst, s, &dir), nil
+	}
+	n, ok := dir.state.Lookup(dir.node, name)
+	if !ok {
+		return appendFailure(dst, statusNoEnt, &dir), nil
+	}
+	dst = append(dst, 0, 0, 0, 0)
+	dst = n.AppendHandle(rpc.AppendUint32(dst, handleSize))
+	dst = append(append(dst, 0, 0, 0, 1), n.Attr()...)
+	return dir.appendPostAttr(dst), nil
+}
+
+// checkName says whether the caller may look name up in a directory, and whether it is one (section 3.2).
+func (o *object) checkName(c *rpc.Call, name []byte) status {
+	switch {
+	case o.permits(c)&export.Exec == 0, len(name) == 0:
+		return statusAcces
+	case len(name) > maxName:
+		return statusNameTooLong
+	}
+	return statusOK
+}
+
+// access: section 3.3.4. What would change something is never granted; DELETE, as RFC 1813 has it, is a matter of the
+// directory.
+func (p *Program) access(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, error) {
+	d := rpc.NewDecoder(c.Args)
+	fh := d.Opaque(maxHandle)
+	asked := d.Uint32()
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	o, s, err := p.resolve(ctx, c, fh)
+	if err != nil {
+		return nil, err
+	}
+	dst = appendFailure(dst, s, &o)
+	if s != statusOK {
+		return dst, nil
+	}
+	may := o.permits(c)
+	var granted uint32
+	if may&export.Read != 0 {
+		granted |= accessRead
+	}
+	if may&export.Exec != 0 {
+		if o.node.Type() == typeDirectory {
+			granted |= accessLookup
+		} else {
+			granted |= accessExecute
+		}
+	}
+	return rpc.AppendUint32(dst, granted&asked), nil
+}
+
+// readlink: section 3.3.5. Needs no permission, as on a local file system.
+func (p *Program) readlink(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, error) {
+	d := rpc.NewDecoder(c.Args)
+	fh := d.Opaque(maxHandle)
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	o, s, err := p.resolve(ctx, c, fh)
+	if err != nil {
+		return nil, err
+	}
+	if s == statusOK && o.node.Type() != typeSymlink {
+		s = statusInval
+	}
+	dst = appendFailure(dst, s, &o)
+	if s != statusOK {
+		return dst, nil
+	}
+	target := o.node.Target()
+	return rpc.AppendOpaque(c.Grow(dst, len(target)+8), target), nil
+}
+
+// readHeader is what comes before the data in the result of a READ: status, attributes, count, eof, length.
+const readHeader = 4 + postAttrSize + 4 + 4 + 4
+
+// read: section 3.3.6.
+func (p *Program) read(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, error) {
+	d := rpc.NewDecoder(c.Args)
+	fh := d.Opaque(maxHandle)
+	offset, count := d.Uint64(), d.Uint32()
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	o, s, err := p.resolve(ctx, c, fh)
+	if err != nil {
+		return nil, err
+	}
+	if s == statusOK {
+		s = o.checkRead(c)
+	}
+	if s != statusOK {
+		return appendFailure(dst, s, &o), nil
+	}
+	size := o.node.Size()
+	want := 0
+	if offset < size {
+		want = int(min(uint64(count), size-offset, maxTransfer))
+	}
+	at := len(dst)
+	dst = c.Grow(dst, readHeader+want+4)
+	data := dst[at+readHeader : at+readHeader+want]
+	n, eof, err := p.fetch(ctx, c, &o, data, offset)
+	switch {
+	case err == rpc.ErrDefer: //nolint:errorlint // made right here
+		return nil, err
+	case err != nil:
+		p.failed.note(o.export.Name, o.node.Ino(), err)
+		return appendFailure(dst, statusIO, &o), nil
+	}
+	dst = appendFailure(dst, statusOK, &o)
+	dst = rpc.AppendUint32(dst, uint32(n))
+	dst = rpc.AppendBool(dst, eof)
+	dst = rpc.AppendUint32(dst, uint32(n))
+	dst = dst[:len(dst)+n]
+	return append(dst, padding[:-n&3]...), nil
+}
+
+var padding [4]byte
+
+// fetch reads a file's bytes: at once, when they are in memory, else only in a call that may block, and then with a
+// bounded number of others.
+func (p *Program) fetch(ctx context.Context, c *rpc.Call, o *object, data []byte, offset uint64) (n int, eof bool, err error) {
+	if len(data) == 0 {
+		return 0, offset >= o.node.Size(), nil
+	}
+	v := o.export.Volume
+	if !c.Blocking {
+		n, eof, ok := v.ReadCached(o.node, data, offset)
+		if !ok {
+			c.Cost = readHeader + len(data)
+			return 0, false, rpc.ErrDefer
+		}
+		return n, eof, nil
+	}
+	select {
+	case p.disk <- struct{}{}:
+	case <-ctx.Done():
+		return 0, false, ctx.Err()
+	}
+	defer func() { <-p.disk }()
+	return v.Read(ctx, o.node, data, offset)
+}
+
+// checkRead says whether the caller may read the object's bytes. The owner may whatever the mode, for on a client open and
+// read are one act while here they are two; who may execute may read, for executing is reading to a server.
+func (o *object) checkRead(c *rpc.Call) status {
+	switch o.node.Type() {
+	case typeRegular:
+	case typeDirectory:
+		return statusIsDir
+	default:
+		return statusInval
+	}
+	id := o.identity(c)
+	if id.UID == o.node.UID() || id.Permits(o.node.Mode(), o.node.UID(), o.node.GID(), false)&(export.Read|export.Exec) != 0 {
+		return statusOK
+	}
+	return statusAcces
+}
