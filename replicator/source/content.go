@@ -3,7 +3,6 @@ package source
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"math"
@@ -23,6 +22,13 @@ const maxExtents = 1 << 16
 
 // errTorn: the file is not the one that was lstat'ed, or changed while it was read.
 var errTorn = errors.New("changed while it was read")
+
+// storeError is an error of where things are written to. It must not be taken for one of the file that is read: a full
+// or forbidden disk of ours is no reason to leave a file out.
+type storeError struct{ err error }
+
+func (e *storeError) Error() string { return "store: " + e.err.Error() }
+func (e *storeError) Unwrap() error { return e.err }
 
 // reader turns files into objects. Its buffers bound both memory and parallelism: whoever reads holds one.
 type reader struct {
@@ -136,7 +142,7 @@ func (r *reader) read(ctx context.Context, f *file) (tree.Content, uint64, error
 	}
 	d, err := r.objects.Put(ctx, b)
 	if err != nil {
-		return tree.Content{}, 0, fmt.Errorf("store: %w", err)
+		return tree.Content{}, 0, &storeError{err}
 	}
 	return tree.Content{Form: tree.Blob, Digest: d}, uint64(f.want.Size), nil
 }
@@ -176,7 +182,7 @@ func (r *reader) readChunks(ctx context.Context, f *file) (tree.Content, uint64,
 	}
 	d, err := r.objects.Put(ctx, tree.EncodeChunks(extents))
 	if err != nil {
-		return tree.Content{}, 0, fmt.Errorf("store: %w", err)
+		return tree.Content{}, 0, &storeError{err}
 	}
 	return tree.Content{Form: tree.Chunks, Digest: d}, used, nil
 }
@@ -197,7 +203,7 @@ func (r *reader) readChunk(ctx context.Context, f *file, at int64, length uint64
 	}
 	d, err := r.objects.Put(ctx, b)
 	if err != nil {
-		return tree.Digest{}, fmt.Errorf("store: %w", err)
+		return tree.Digest{}, &storeError{err}
 	}
 	return d, nil
 }
