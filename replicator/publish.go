@@ -1,0 +1,321 @@
+package replicator
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/source"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// Publication is a request to publish.
+type Publication struct {
+	Note     string
+	Root     tree.Digest           // an uploaded tree's root object; zero: the source
+	Origin   string                // where an uploaded tree came from: "host:/dir"
+	Progress func(source.Progress) // told how far the scan is; may be nil
+}
+
+// Result is what a publish or a rollback did.
+type Result struct {
+	Generation tree.Generation // the head afterwards
+	Changed    bool            // false: there was nothing to publish
+	Added      int             // names
+	Modified   int
+	Removed    int
+	Warnings   []string
+	Took       time.Duration
+}
+
+// Publish makes the source's present state, or an uploaded tree, the next generation, and returns when the head has
+// moved and this master serves it. When nothing differs from the head, nothing moves. A publish from the source adopts
+// it: from then on its changes are published by themselves.
+func (r *Replica) Publish(ctx context.Context, p Publication) (Result, error) {
+	return r.ask(ctx, func(ctx context.Context) (Result, error) {
+		if p.Root.IsZero() {
+			return r.publishSource(ctx, p)
+		}
+		return r.publishTree(ctx, p.Root, change{source: "upload:" + p.Origin, note: p.Note})
+	})
+}
+
+// Rollback publishes the tree of an earlier generation as the next one: number 0 means the one before the head.
+// The source does not publish by itself afterwards until Resume or Publish.
+func (r *Replica) Rollback(ctx context.Context, number uint64, note string) (Result, error) {
+	return r.ask(ctx, func(ctx context.Context) (Result, error) {
+		g, err := r.retained(number)
+		if err != nil {
+			return Result{}, err
+		}
+		return r.publishTree(ctx, g.Root, change{source: RollbackSource + strconv.FormatUint(g.Number, 10), note: note})
+	})
+}
+
+// RollbackSource begins the Source of a generation that a rollback made; the number of the generation whose tree it has
+// follows.
+const RollbackSource = "rollback:"
+
+func (r *Replica) ask(ctx context.Context, fn func(context.Context) (Result, error)) (res Result, err error) {
+	if doErr := r.do(ctx, func(run context.Context) {
+		both, cancel := join(run, ctx)
+		defer cancel()
+		res, err = fn(both)
+	}); doErr != nil {
+		return Result{}, doErr
+	}
+	return res, err
+}
+
+func (r *Replica) retained(number uint64) (tree.Generation, error) {
+	if number == 0 {
+		if len(r.generations) < 2 {
+			return tree.Generation{}, fmt.Errorf("shard %s has no generation before its head: %w", r.cfg.Shard, ErrNoGeneration)
+		}
+		return r.generations[len(r.generations)-2], nil
+	}
+	for _, g := range r.generations {
+		if g.Number == number {
+			return g, nil
+		}
+	}
+	return tree.Generation{}, fmt.Errorf("generation %d of shard %s is not retained: %w", number, r.cfg.Shard, ErrNoGeneration)
+}
+
+// publishIfAllowed publishes from the source when something is due and decide says that it may do so by itself.
+func (r *Replica) publishIfAllowed(ctx context.Context) {
+	state, _ := decide(r.sourceView())
+	if !r.due || state != SourceWatching || r.term == nil || !r.confirmed || r.term.Check() != nil {
+		return
+	}
+	_, err := r.publishSource(ctx, Publication{})
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	wait := min(30*time.Second, time.Second<<min(r.failures, 5))
+	r.log.Error().Err(err).Dur("retry_ms", wait).Msg("publish failed")
+	r.retry.Reset(wait)
+}
+
+func (r *Replica) publishSource(ctx context.Context, p Publication) (Result, error) {
+	if r.cfg.Source == nil {
+		return Result{}, fmt.Errorf("shard %s on master %s: %w; publish a directory with `nfs-fleet publish %s DIR`", r.cfg.Shard, r.cfg.Master, ErrNoSource, r.cfg.Shard)
+	}
+	res, err := r.lead(ctx, func(ctx context.Context, head seenHead) (Result, error) {
+		full := r.base != head.generation.Root || r.base.IsZero()
+		scan, err := r.cfg.Source.Scan(ctx, full, p.Progress)
+		if err != nil {
+			return Result{}, fmt.Errorf("scan %s: %w", r.cfg.Directory, err)
+		}
+		res, err := r.advance(ctx, head, scan, change{source: r.identity(), note: p.Note, root: scan.Root()})
+		if err != nil {
+			scan.Abort()
+			return res, err
+		}
+		r.base = res.Generation.Root
+		res.Warnings = append(res.Warnings, scan.Warnings()...)
+		if err := scan.Commit(); err != nil {
+			res.Warnings = append(res.Warnings, fmt.Sprintf("the next scan reads every file again: %v", err))
+		}
+		r.warnings = res.Warnings
+		return res, nil
+	})
+	r.sourceError, r.due = err, err != nil
+	if r.failures++; err == nil {
+		r.failures = 0
+	}
+	return res, err
+}
+
+func (r *Replica) publishTree(ctx context.Context, root tree.Digest, c change) (Result, error) {
+	return r.lead(ctx, func(ctx context.Context, head seenHead) (Result, error) {
+		lister, entry, err := tree.FromTree(r.cfg.Store, root, head.generation.Root)
+		if err != nil {
+			return Result{}, fmt.Errorf("read tree %s: %w", root, err)
+		}
+		c.root = tree.Observed{Entry: entry}
+		return r.advance(ctx, head, lister, c)
+	})
+}
+
+// lead runs fn under the term, with the head as etcd has it and the store held against collection.
+func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (Result, error)) (Result, error) {
+	began := time.Now()
+	if r.term == nil {
+		return Result{}, fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrNoTerm)
+	}
+	if err := r.term.Check(); err != nil {
+		return Result{}, fmt.Errorf("shard %s: %w: %w", r.cfg.Shard, ErrNoTerm, err)
+	}
+	ctx, cancel := join(ctx, r.term.Context())
+	defer cancel()
+	g, revision, err := r.cfg.Heads.Head(ctx)
+	if err != nil {
+		return Result{}, fmt.Errorf("read the head of %s: %w", r.cfg.Shard, err)
+	}
+	r.observe(ctx, seenHead{g, revision})
+	if r.problem != nil {
+		return Result{}, r.problem
+	}
+	defer r.cfg.Store.Hold()()
+	res, err := fn(ctx, seenHead{g, revision})
+	res.Took = time.Since(began)
+	if err == nil && res.Changed {
+		r.log.Info().Uint64("generation", res.Generation.Number).Str("source", res.Generation.Source).Int64("epoch", res.Generation.Epoch).
+			Uint64("files", res.Generation.Files).Uint64("bytes", res.Generation.Bytes).Int("added", res.Added).Int("modified", res.Modified).
+			Int("removed", res.Removed).Int64("took_ms", res.Took.Milliseconds()).Msg("published")
+		if r.cfg.Published != nil {
+			r.cfg.Published(res.Took)
+		}
+	}
+	return res, err
+}
+
+// change is what a new generation says of itself.
+type change struct {
+	source, note string
+	root         tree.Observed
+}
+
+// advance merges what the lister wants onto the head and moves the head to the result.
+func (r *Replica) advance(ctx context.Context, head seenHead, l tree.Lister, c change) (Result, error) {
+	if r.settings.Strict && r.settings.MinCopies > 1 {
+		return Result{}, fmt.Errorf("shard %s wants %d copies and 1 master is alive: %w", r.cfg.Shard, r.settings.MinCopies, ErrTooFewCopies)
+	}
+	number := head.generation.Number + 1
+	merged, err := tree.Merge(ctx, r.cfg.Store, head.generation.Root, l, tree.MergeOptions{
+		Generation: number, NextIno: max(head.generation.NextIno, r.maxima.NextIno, 1), Now: tree.TimeOf(r.cfg.Now()), Tag: r.cfg.Tag, Root: c.root,
+	})
+	if err != nil {
+		return Result{}, fmt.Errorf("merge: %w", err)
+	}
+	res := Result{Generation: head.generation, Warnings: dropped(merged.Dropped)}
+	if !merged.Changed && head.generation.Source == c.source {
+		return res, nil
+	}
+	if err := r.cfg.Store.Sync(ctx); err != nil {
+		return Result{}, fmt.Errorf("make generation %d durable: %w", number, err)
+	}
+	next := tree.Generation{
+		Number: number, Root: merged.Root, Files: merged.Files, Bytes: merged.Bytes, NextIno: merged.NextIno, PublishedAt: r.cfg.Now().UTC(),
+		By: r.cfg.Master, Epoch: r.term.Epoch(), Source: c.source, Copies: 1, Note: c.note,
+	}
+	if err := r.move(ctx, head, next); err != nil {
+		return Result{}, err
+	}
+	res.Generation, res.Changed = next, true
+	return res, r.count(ctx, head.generation.Root, next.Root, &res)
+}
+
+// move moves the head in etcd and flips. The numbers are remembered first: should neither etcd's answer nor this
+// process survive, they are not issued again.
+func (r *Replica) move(ctx context.Context, head seenHead, next tree.Generation) error {
+	if err := r.cfg.Ledger.Raise(r.cfg.Shard, next); err != nil {
+		return err
+	}
+	r.maxima = Maxima{r.maxima.Generation, max(r.maxima.NextIno, next.NextIno), max(r.maxima.Epoch, next.Epoch)}
+	if err := r.term.Check(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoTerm, err)
+	}
+	err := r.cfg.Heads.Move(ctx, r.term.Epoch(), head.revision, next, r.prunable(next))
+	now, revision, headErr := r.cfg.Heads.Head(ctx)
+	switch {
+	case headErr != nil && err != nil:
+		return fmt.Errorf("generation %d may or may not be the head: %w", next.Number, err)
+	case headErr != nil:
+		now, revision = next, 0 // the move was confirmed; the next observation brings its revision
+	case err != nil && now.Root != next.Root:
+		return err
+	}
+	r.observe(ctx, seenHead{now, revision})
+	return r.problem
+}
+
+// prunable returns the numbers that leave the history when next joins it.
+func (r *Replica) prunable(next tree.Generation) []uint64 {
+	all := append(r.generations[:len(r.generations):len(r.generations)], next)
+	expired := r.settings.Expired(all, r.cfg.Now())
+	out := make([]uint64, expired)
+	for i := range out {
+		out[i] = all[i].Number
+	}
+	return out
+}
+
+func (r *Replica) count(ctx context.Context, before, after tree.Digest, res *Result) error {
+	return tree.Diff(ctx, r.cfg.Store, before, after, func(c tree.Change) error {
+		switch {
+		case c.Old == nil:
+			res.Added++
+		case c.New == nil:
+			res.Removed++
+		default:
+			res.Modified++
+		}
+		return nil
+	})
+}
+
+func (r *Replica) identity() string { return r.cfg.Master + ":" + r.cfg.Directory }
+
+func dropped(names []string) []string {
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = fmt.Sprintf("%q changed while it was read and has no earlier version: left out", name)
+	}
+	return out
+}
+
+// join returns a context that ends with either parent, with the cause of the first that ended.
+func join(a, b context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(a)
+	stop := context.AfterFunc(b, func() { cancel(context.Cause(b)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+func randomTag() uint64 {
+	for {
+		if t := rand.Uint64(); t != 0 {
+			return t
+		}
+	}
+}
+
+// rolledBackTo returns the generation that a head rolled back to.
+func rolledBackTo(source string) (string, bool) { return strings.CutPrefix(source, RollbackSource) }
+
+// Reread reads every file of the source again, whatever is known of it, so that content that the store has lost is put
+// back; what has changed meanwhile is published by the next publish.
+func (r *Replica) Reread(ctx context.Context) error {
+	if r.cfg.Source == nil {
+		return fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrNoSource)
+	}
+	var err error
+	if doErr := r.do(ctx, func(run context.Context) {
+		both, cancel := join(run, ctx)
+		defer cancel()
+		err = r.reread(both)
+	}); doErr != nil {
+		return doErr
+	}
+	return err
+}
+
+func (r *Replica) reread(ctx context.Context) error {
+	defer r.cfg.Store.Hold()()
+	scan, err := r.cfg.Source.Scan(ctx, true, nil)
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", r.cfg.Directory, err)
+	}
+	defer scan.Abort() // nothing is published: what was dirty stays so
+	_, err = tree.Merge(ctx, r.cfg.Store, tree.Digest{}, scan, tree.MergeOptions{
+		Generation: 1, NextIno: 1, Now: tree.TimeOf(r.cfg.Now()), Tag: r.cfg.Tag, Root: scan.Root(),
+	})
+	if err != nil {
+		return fmt.Errorf("read %s again: %w", r.cfg.Directory, err)
+	}
+	return r.cfg.Store.Sync(ctx)
+}

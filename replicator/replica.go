@@ -1,0 +1,316 @@
+package replicator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/source"
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// Sentinels of this package, tested with errors.Is.
+var (
+	// ErrNoTerm: this master does not lead the shard now.
+	ErrNoTerm = errors.New("this master does not lead the shard")
+	// ErrTooFewCopies: the shard is strict and too few masters are alive.
+	ErrTooFewCopies = errors.New("too few masters to hold the copies that the shard asks for")
+	// ErrNoSource: this master has no source for the shard.
+	ErrNoSource = errors.New("no source configured")
+	// ErrNoGeneration: the generation is not retained, or never was.
+	ErrNoGeneration = errors.New("no such generation")
+	// ErrRegressed: etcd names a lower head than this master has served.
+	ErrRegressed = errors.New("etcd is older than this master's disk")
+	// ErrStopped: the replica is not running any more.
+	ErrStopped = errors.New("shard stopped")
+)
+
+// Term is one leadership of the shard by this master. Its context ends with it; Check compares the clock with the
+// deadline and must be asked before anything that only a leader may do.
+type Term interface {
+	Epoch() int64
+	Context() context.Context
+	Check() error
+}
+
+// Heads is the shard's head as the fleet knows it. Calls are bounded by their context.
+type Heads interface {
+	// Head returns the head and the revision to pass to Move: zero values before the first publish.
+	Head(ctx context.Context) (tree.Generation, int64, error)
+	// Move makes next the head if the epoch still leads and the head is still at revision seen, and drops the pruned
+	// generations from the history. After an error the head may have moved nevertheless: ask Head.
+	Move(ctx context.Context, epoch, seen int64, next tree.Generation, prune []uint64) error
+}
+
+// Volume serves the shard's generations to readers. Flip, Restore and Forget are never called concurrently.
+type Volume interface {
+	Restore(ctx context.Context, retained []tree.Generation) error
+	Flip(ctx context.Context, g tree.Generation) error
+	Forget(ctx context.Context, before uint64) error
+}
+
+// Settings are what an operator can change while the shard runs.
+type Settings struct {
+	MinCopies int
+	Strict    bool
+	Paused    bool // the source is paused
+	// Expired returns how many of the generations, oldest first, are past retention at now.
+	Expired func(generations []tree.Generation, now time.Time) int
+}
+
+// Config describes one shard on this master.
+type Config struct {
+	Shard     string
+	Master    string
+	Store     *store.Store
+	Ledger    *Ledger
+	Heads     Heads
+	Volume    Volume
+	Source    *source.Source // nil: this master has no source for the shard
+	Directory string         // the source's directory, for its identity
+	Manual    bool           // the source publishes only when told to
+	Settings  Settings
+	Record    Record              // what the ledger holds of the shard
+	Published func(time.Duration) // told how long each publish took; nil: nobody asks
+	Pruned    func()              // told that a generation went past retention; nil: nobody asks
+	Flipped   func()              // told that another generation is served; nil: nobody asks
+	Now       func() time.Time    // nil: time.Now
+	Tag       func() uint64       // nil: random
+	Logger    zerolog.Logger
+}
+
+// Replica is one shard on one master. Make it with New, run it with Run.
+type Replica struct {
+	cfg  Config
+	log  zerolog.Logger
+	jobs chan job
+	wake chan struct{} // something new in inputs
+	done chan struct{} // closed when Run has returned
+
+	status atomic.Pointer[Status]
+
+	// mu guards inputs: what others have told the Replica and Run has not looked at yet.
+	mu     sync.Mutex
+	inputs inputs
+
+	// The rest belongs to the goroutine of Run.
+	term        Term
+	settings    Settings
+	maxima      Maxima
+	generations []tree.Generation // retained, oldest first; the last one is served
+	revision    int64             // of the head in etcd that generations' last is
+	confirmed   bool              // etcd has named the served generation as its head since the start
+	problem     error             // why the head in etcd is not served
+	base        tree.Digest       // the root that the source's dirty names are relative to
+	due         bool              // the source has something to publish, or has never been asked
+	failures    int               // automatic publishes that failed in a row
+	sourceError error             // of the last one
+	warnings    []string          // of the last publish
+	retry       *time.Timer
+}
+
+// inputs are the latest values; an older one that was never looked at is of no interest.
+type inputs struct {
+	term     Term
+	termSet  bool
+	head     *seenHead
+	settings *Settings
+	resume   bool
+}
+
+type seenHead struct {
+	generation tree.Generation
+	revision   int64
+}
+
+type job struct {
+	run  func(ctx context.Context)
+	done chan struct{}
+}
+
+// New prepares a Replica and restores its volume from what the ledger holds, so that the last head can be served
+// before etcd answers.
+func New(ctx context.Context, c Config) (*Replica, error) {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Tag == nil {
+		c.Tag = randomTag
+	}
+	r := &Replica{
+		cfg: c, log: c.Logger.With().Str("shard", c.Shard).Logger(), jobs: make(chan job), wake: make(chan struct{}, 1),
+		done: make(chan struct{}), settings: c.Settings, maxima: c.Record.Maxima, generations: c.Record.Generations,
+		due: c.Source != nil, retry: time.NewTimer(0),
+	}
+	r.retry.Stop()
+	if len(r.generations) > 0 {
+		if err := c.Volume.Restore(ctx, r.generations); err != nil {
+			return nil, fmt.Errorf("shard %s: restore generation %d from disk: %w", c.Shard, r.head().Number, err)
+		}
+	}
+	r.publishStatus()
+	return r, nil
+}
+
+// SetTerm tells that this master's leadership of the shard began; a later term replaces an earlier one.
+func (r *Replica) SetTerm(t Term) {
+	r.tell(func(in *inputs) { in.term, in.termSet = t, true })
+}
+
+// SetHead tells what etcd says the head is: the zero Generation and revision 0 before the first publish.
+func (r *Replica) SetHead(g tree.Generation, revision int64) {
+	r.tell(func(in *inputs) { in.head = &seenHead{g, revision} })
+}
+
+// SetSettings tells the shard's settings.
+func (r *Replica) SetSettings(s Settings) { r.tell(func(in *inputs) { in.settings = &s }) }
+
+// Resume lets the source publish again after a rollback: its next publish is due at once.
+func (r *Replica) Resume() { r.tell(func(in *inputs) { in.resume = true }) }
+
+func (r *Replica) tell(set func(*inputs)) {
+	r.mu.Lock()
+	set(&r.inputs)
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run owns the shard until ctx ends.
+func (r *Replica) Run(ctx context.Context) error {
+	defer close(r.done)
+	defer r.retry.Stop()
+	var due <-chan struct{}
+	if r.cfg.Source != nil {
+		due = r.cfg.Source.Due()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-r.wake:
+			r.take(ctx)
+		case j := <-r.jobs:
+			r.take(ctx)
+			j.run(ctx)
+			close(j.done)
+		case <-due:
+			r.take(ctx)
+			r.due = true
+			r.publishIfAllowed(ctx)
+		case <-r.retry.C:
+			r.publishIfAllowed(ctx)
+		}
+		r.publishStatus()
+	}
+}
+
+// do runs fn in Run's goroutine and waits for it.
+func (r *Replica) do(ctx context.Context, fn func(ctx context.Context)) error {
+	j := job{run: fn, done: make(chan struct{})}
+	select {
+	case r.jobs <- j:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-r.done:
+		return fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrStopped)
+	}
+	<-j.done
+	return nil
+}
+
+// take looks at what others have told.
+func (r *Replica) take(ctx context.Context) {
+	r.mu.Lock()
+	in := r.inputs
+	r.inputs = inputs{}
+	r.mu.Unlock()
+	if in.settings != nil {
+		r.settings = *in.settings
+	}
+	if in.head != nil {
+		r.observe(ctx, *in.head)
+	}
+	if in.termSet {
+		r.term = in.term
+		r.log.Info().Int64("epoch", in.term.Epoch()).Msg("leading")
+	}
+	if in.resume {
+		r.publishSource(ctx, Publication{})
+		return
+	}
+	if in.termSet || in.head != nil || in.settings != nil {
+		r.publishIfAllowed(ctx)
+	}
+}
+
+// observe compares the head in etcd with what is served, and flips when etcd is ahead.
+func (r *Replica) observe(ctx context.Context, h seenHead) {
+	served := r.head()
+	switch {
+	case h.generation.Number < served.Number,
+		h.generation.Number == served.Number && h.generation.Root != served.Root:
+		r.setProblem(fmt.Errorf("%w: etcd has generation %d of shard %s, this disk %d: run `nfs-fleet recover`",
+			ErrRegressed, h.generation.Number, r.cfg.Shard, served.Number))
+		return
+	case h.generation.Number > served.Number:
+		if err := r.serve(ctx, h.generation); err != nil {
+			r.setProblem(fmt.Errorf("generation %d: %w", h.generation.Number, err))
+			return
+		}
+	}
+	r.revision, r.confirmed = h.revision, true
+	r.setProblem(nil)
+}
+
+func (r *Replica) setProblem(err error) {
+	if err != nil && (r.problem == nil || r.problem.Error() != err.Error()) {
+		r.log.Error().Err(err).Msg("the head is not served")
+	}
+	r.problem = err
+}
+
+// serve flips to g and remembers it.
+func (r *Replica) serve(ctx context.Context, g tree.Generation) error {
+	if err := r.cfg.Volume.Flip(ctx, g); err != nil {
+		return fmt.Errorf("flip: %w", err)
+	}
+	r.generations = append(r.generations[:len(r.generations):len(r.generations)], g)
+	r.maxima = r.maxima.raise(g)
+	expired := r.settings.Expired(r.generations, r.cfg.Now())
+	r.generations = r.generations[expired:]
+	oldest := r.generations[0].Number
+	if err := r.cfg.Ledger.Append(r.cfg.Shard, g, oldest); err != nil {
+		return err
+	}
+	if expired > 0 {
+		if err := r.cfg.Volume.Forget(ctx, oldest); err != nil {
+			return fmt.Errorf("forget generations before %d: %w", oldest, err)
+		}
+		if r.cfg.Pruned != nil {
+			r.cfg.Pruned()
+		}
+	}
+	r.log.Info().Uint64("generation", g.Number).Uint64("files", g.Files).Str("root", g.Root.String()).Msg("flipped")
+	r.publishStatus()
+	if r.cfg.Flipped != nil {
+		r.cfg.Flipped()
+	}
+	return nil
+}
+
+// head is the generation served now; zero when there is none.
+func (r *Replica) head() tree.Generation {
+	if len(r.generations) == 0 {
+		return tree.Generation{}
+	}
+	return r.generations[len(r.generations)-1]
+}
