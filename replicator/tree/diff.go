@@ -49,6 +49,9 @@ func (d *differ) entry(ctx context.Context, path string, depth int, a, b *Entry)
 			return err
 		}
 	}
+	if a != nil && b != nil && a.Type == Directory && a.Content == b.Content {
+		return nil
+	}
 	before, err := d.load(ctx, a)
 	if err != nil {
 		return fmt.Errorf("diff %q: %w", path, err)
@@ -57,7 +60,7 @@ func (d *differ) entry(ctx context.Context, path string, depth int, a, b *Entry)
 	if err != nil {
 		return fmt.Errorf("diff %q: %w", path, err)
 	}
-	if before == nil && after == nil || before != nil && after != nil && a.Content == b.Content {
+	if before == nil && after == nil {
 		return nil
 	}
 	if depth > maxDepth {

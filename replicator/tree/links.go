@@ -13,6 +13,9 @@ type file struct {
 	names uint32
 	prevs []Entry // what its names were before, directories excepted
 	exact bool    // see Observed.exact
+
+	replaces bool // some name was there before, directories included
+	ctime    Time // the latest of those
 }
 
 // sighting counts the names of a previous file with several.
@@ -35,7 +38,7 @@ func (m *merger) sight(before *Entry) {
 }
 
 // fileOf returns the file that a listed name belongs to, with the name added to it.
-func (m *merger) fileOf(o *Observed, e Entry, was *Entry) *file {
+func (m *merger) fileOf(o *Observed, e Entry, before *Entry) *file {
 	f := m.byLink[o.Link]
 	if f == nil || o.Link == (LinkID{}) {
 		if o.exact { // what a pinned file keeps
@@ -49,8 +52,11 @@ func (m *merger) fileOf(o *Observed, e Entry, was *Entry) *file {
 		}
 	}
 	f.names++
-	if was != nil {
-		f.prevs = append(f.prevs, *was)
+	if before != nil && (!f.replaces || f.ctime.Less(before.Ctime)) {
+		f.replaces, f.ctime = true, before.Ctime
+	}
+	if before != nil && before.Type != Directory {
+		f.prevs = append(f.prevs, *before)
 	}
 	return f
 }
@@ -118,16 +124,8 @@ func (m *merger) number(ctx context.Context, f *file) error {
 	} else if err := m.allot(e, nil); err != nil {
 		return err
 	}
-	for i := range f.prevs {
-		changed = changed || e.Ctime.Less(f.prevs[i].Ctime)
-	}
-	if !changed {
-		return nil
-	}
-	for i := range f.prevs {
-		if t := m.after(f.prevs[i].Ctime); e.Ctime.Less(t) {
-			e.Ctime = t
-		}
+	if f.replaces && (changed || e.Ctime.Less(f.ctime)) {
+		e.Ctime = m.after(f.ctime)
 	}
 	return nil
 }

@@ -250,7 +250,7 @@ func (m *merger) wantFile(o *Observed, ed edit, before *Entry) (*edit, error) {
 		was = nil
 	}
 	if o.Link != (LinkID{}) || was != nil && was.Links > 1 {
-		ed.file = m.fileOf(o, ed.entry, was)
+		ed.file = m.fileOf(o, ed.entry, before)
 		return &ed, nil
 	}
 	if was == nil || !sameFile(&ed.entry, was) {
