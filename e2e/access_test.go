@@ -72,12 +72,12 @@ func TestAccess(t *testing.T) {
 		f.slave.Must("umount", "/mnt/high")
 	})
 	t.Run("networks", func(t *testing.T) {
-		f.MustCLI("shard", "set", "www", "--networks", "192.0.2.0/24")
+		f.MustCLI("shard", "set", "www", "--network", "192.0.2.0/24")
 		eventually(t, 10*time.Second, "the slave is shut out, though it has the shard mounted", denied("public"))
 		if r := f.slave.Run("mount", "-t", "nfs", "-o", mountOptions, f.Host.Addr+":/www", "/mnt/high"); r.Code == 0 || !strings.Contains(r.Stderr, "denied") {
 			t.Errorf("a mount from elsewhere: %v", r)
 		}
-		f.MustCLI("shard", "set", "www", "--networks", "192.0.2.0/24,10.77.0.0/24")
+		f.MustCLI("shard", "set", "www", "--network", "192.0.2.0/24,10.77.0.0/24")
 		eventually(t, 10*time.Second, "the slave is let in again", func() bool { return !denied("public")() })
 	})
 }

@@ -49,6 +49,17 @@ func TestSlaveObeys(t *testing.T) {
 	}
 	host.Mend(t)
 	eventually(t, 5*time.Second, "the host answers again", reached)
+	// The serial line carries bulk, and every byte.
+	bulk := noise(1, 9<<20)
+	if err := os.WriteFile(filepath.Join(dir, "bulk"), []byte(bulk), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.ReadFile(filepath.Join(dir, "bulk")); err != nil || got != bulk {
+		t.Errorf("%d bytes over the line instead of %d: %v", len(got), len(bulk), err)
+	}
+	if got := s.Must("printf", "%s", "\xff\n\r\x11\x13\x03"); got != "\xff\n\r\x11\x13\x03" {
+		t.Errorf("control bytes came back as %q", got)
+	}
 	if _, err := s.Lstat(filepath.Join(dir, "absent")); err == nil {
 		t.Error("a name that is not there has attributes")
 	}
