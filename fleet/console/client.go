@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -43,7 +44,7 @@ func NewClient(server string) (*Client, error) {
 	}
 	u, err := url.Parse(server)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("server %q: give a URL as in %s: %w", server, DefaultServer, ErrInvalid)
+		return nil, Errorf(ErrInvalid, "--server %q: give a URL as in %s", server, DefaultServer)
 	}
 	t := &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
@@ -150,7 +151,7 @@ func (c *Client) probe(path string) error {
 		return c.lost(err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return &remoteError{strings.TrimSpace(string(text)), ErrUnavailable}
+		return Errorf(ErrUnavailable, "%s", strings.TrimSpace(string(text)))
 	}
 	return nil
 }
@@ -222,7 +223,7 @@ type request struct {
 // ofShard puts the shard's path before the request's. A name that cannot be one is not sent.
 func (r *request) ofShard(name string) error {
 	if err := fleet.ValidName(name); err != nil {
-		return fmt.Errorf("shard %w: %w", err, ErrInvalid)
+		return Errorf(ErrInvalid, "shard %w", err)
 	}
 	r.path = "/v1/shards/" + url.PathEscape(name) + r.path
 	return nil
@@ -313,7 +314,7 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, ErrInvalid)
+		return nil, Errorf(ErrInvalid, "%w", err)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", kind)
@@ -331,18 +332,21 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return err
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return context.Cause(ctx)
 	}
 	why := err.Error()
 	var op *net.OpError
+	var call *os.SyscallError
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		why = "timed out"
+	case errors.As(err, &call):
+		why = call.Err.Error()
 	case errors.As(err, &op):
 		why = op.Err.Error()
 	}
-	return &remoteError{fmt.Sprintf("no master answers at %s (%s): is `nfs-fleet serve` running? or set --server", c.base, why), ErrUnreachable}
+	return Errorf(ErrUnreachable, "no master answers at %s (%s): is `nfs-fleet serve` running? or set --server", c.base, why)
 }
 
 // lost is an answer that broke off: what was asked for may have happened.
@@ -350,5 +354,5 @@ func (c *Client) lost(err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return &remoteError{fmt.Sprintf("the answer of %s broke off (%v): whether it was done, `nfs-fleet status` and `history` show", c.base, err), ErrUnreachable}
+	return Errorf(ErrUnreachable, "the answer of %s broke off (%v): `nfs-fleet status` and `history` show whether it was done", c.base, err)
 }

@@ -3,11 +3,12 @@ package console
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 )
 
 // The kinds of error that travel between server and client, tested with errors.Is. Error texts are whole sentences for
-// an operator: a Control wraps a sentinel last and with what to do, where that is not obvious.
+// an operator, with what to do where that is not obvious; Errorf gives one a kind without adding words.
 var (
 	ErrInvalid     = errors.New("invalid request")
 	ErrNotFound    = errors.New("not found")
@@ -53,20 +54,29 @@ func toAPI(err error) (apiError, int) {
 	return apiError{err.Error(), kindInternal}, http.StatusInternalServerError
 }
 
-// remoteError is an apiError at the client: the server's words, and the sentinel of its kind.
-type remoteError struct {
-	message string
-	kind    error // nil for a kind without a sentinel
+// kindError is a text with a kind that the text does not repeat.
+type kindError struct {
+	error
+	kind error // a sentinel, or nil
 }
 
-func (e *remoteError) Error() string { return e.message }
-func (e *remoteError) Unwrap() error { return e.kind }
+func (e *kindError) Unwrap() []error {
+	if e.kind == nil {
+		return []error{e.error}
+	}
+	return []error{e.error, e.kind}
+}
+
+// Errorf returns an error that reads as fmt.Errorf's and is of the given kind, a sentinel, without saying its text.
+func Errorf(kind error, format string, args ...any) error {
+	return &kindError{fmt.Errorf(format, args...), kind}
+}
 
 func (a apiError) err() error {
 	for _, k := range kinds {
 		if a.Kind == k.kind {
-			return &remoteError{a.Message, k.err}
+			return &kindError{errors.New(a.Message), k.err}
 		}
 	}
-	return &remoteError{a.Message, nil}
+	return errors.New(a.Message)
 }

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -20,11 +19,11 @@ func guard(next http.Handler, loopback bool) http.Handler {
 		err := crossOrigin.Check(r)
 		switch {
 		case err != nil:
-			err = fmt.Errorf("%w: %w", err, ErrForbidden)
+			err = Errorf(ErrForbidden, "%w", err)
 		case crossSiteRead(r):
-			err = fmt.Errorf("request of a page from another site: %w", ErrForbidden)
+			err = Errorf(ErrForbidden, "a page of another site asks: refused")
 		case loopback && !localHost(r.Host):
-			err = fmt.Errorf("host %q is not this machine: ask http://127.0.0.1 or http://localhost: %w", r.Host, ErrForbidden)
+			err = Errorf(ErrForbidden, "host %q is not this machine: ask http://127.0.0.1 or http://localhost", r.Host)
 		default:
 			next.ServeHTTP(w, r)
 			return

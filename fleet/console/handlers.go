@@ -1,7 +1,6 @@
 package console
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -52,7 +51,7 @@ func (a *api) showShard(w http.ResponseWriter, r *http.Request) error {
 			return answer(w, s, nil)
 		}
 	}
-	return fmt.Errorf("shard %s: %w", name, ErrNotFound)
+	return Errorf(ErrNotFound, "no shard %q: `nfs-fleet shard list` lists them", name)
 }
 
 func (a *api) createShard(w http.ResponseWriter, r *http.Request) error {
@@ -61,7 +60,7 @@ func (a *api) createShard(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := s.Validate(); err != nil {
-		return fmt.Errorf("%w: %w", err, ErrInvalid)
+		return Errorf(ErrInvalid, "%w", err)
 	}
 	s, err := a.control.CreateShard(r.Context(), s)
 	return answer(w, s, err)
@@ -158,7 +157,7 @@ func generation(r *http.Request, name string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s=%q is no generation's number: %w", name, text, ErrInvalid)
+		return 0, Errorf(ErrInvalid, "%s=%q is no generation's number", name, text)
 	}
 	return n, nil
 }
@@ -169,7 +168,7 @@ func (a *api) source(w http.ResponseWriter, r *http.Request) error {
 	case SourcePause, SourceResume, SourceRescan:
 		return answer(w, empty{}, a.control.Source(r.Context(), r.PathValue("shard"), action))
 	}
-	return fmt.Errorf("source action %q: use pause, resume or rescan: %w", action, ErrInvalid)
+	return Errorf(ErrInvalid, "source action %q: use pause, resume or rescan", action)
 }
 
 func (a *api) recover(w http.ResponseWriter, r *http.Request) error {
@@ -209,7 +208,7 @@ func (a *api) missing(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(want.Digests) > MaxMissing {
-		return fmt.Errorf("%d digests: ask for at most %d at a time: %w", len(want.Digests), MaxMissing, ErrInvalid)
+		return Errorf(ErrInvalid, "%d digests: ask for at most %d at a time", len(want.Digests), MaxMissing)
 	}
 	lacks, err := a.control.Missing(r.Context(), r.PathValue("shard"), r.PathValue("upload"), want.Digests)
 	return answer(w, digests{listed(lacks)}, err)

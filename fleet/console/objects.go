@@ -26,7 +26,7 @@ const (
 const frameHeader = len(tree.Digest{}) + 4
 
 // ErrStream is wrapped by DecodeObjects for bytes that are no stream of objects. It is an ErrInvalid.
-var ErrStream = fmt.Errorf("damaged object stream: %w", ErrInvalid)
+var ErrStream = Errorf(ErrInvalid, "damaged object stream")
 
 // EncodeObject writes one object, which is not empty, and returns its digest.
 func EncodeObject(w io.Writer, object []byte) (tree.Digest, error) {

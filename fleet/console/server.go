@@ -132,7 +132,7 @@ func (s *Server) handler(base context.Context, loopback bool) http.Handler {
 }
 
 func noEndpoint(_ http.ResponseWriter, r *http.Request) error {
-	return fmt.Errorf("no endpoint %s %s (docs/api.md lists them): %w", r.Method, r.URL.Path, ErrInvalid)
+	return Errorf(ErrInvalid, "no endpoint %s %s: docs/api.md lists them", r.Method, r.URL.Path)
 }
 
 // probe answers a load balancer: 200 or 503, and a line that says why.

@@ -117,7 +117,7 @@ func readBody(w http.ResponseWriter, r *http.Request, into any) error {
 		}
 	}
 	if !errors.Is(err, io.EOF) {
-		return fmt.Errorf("request body: %w: %w", err, ErrInvalid)
+		return Errorf(ErrInvalid, "request body: %w", err)
 	}
 	return http.NewResponseController(w).SetReadDeadline(time.Time{})
 }

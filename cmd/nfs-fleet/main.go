@@ -1,0 +1,137 @@
+// Command nfs-fleet serves read-only trees over NFSv3 (`serve`), and asks and tells a running master what an operator
+// wants to know and have done (everything else). One file holds one subcommand; they share an app.
+//
+// What a command has to say goes to standard output, as a table or, with -o json, as JSON. Warnings, progress and the
+// one line of an error go to standard error. Exit codes are in one table, exitCodes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/fleet/master"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := interruptible(context.Background())
+	a := &app{
+		serve: master.Run,
+		in:    os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now,
+		terminal: func(f any) bool { file, ok := f.(*os.File); return ok && term.IsTerminal(int(file.Fd())) },
+	}
+	code := a.run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+var errInterrupted = errors.New("interrupted")
+
+// interruptible returns a context that the first SIGINT or SIGTERM cancels. A second one ends the process at once.
+func interruptible(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, ok := <-signals; !ok {
+			return
+		}
+		cancel(errInterrupted)
+		if _, ok := <-signals; ok {
+			os.Exit(exitFailed)
+		}
+	}()
+	return ctx, func() { signal.Stop(signals); close(signals); <-done; cancel(nil) }
+}
+
+// app is what all commands share.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	now      func() time.Time
+	terminal func(f any) bool // reports whether a stream is a terminal
+
+	serve func(context.Context, master.Config, string, zerolog.Logger) error // master.Run
+
+	server  string // --server
+	output  string // -o: table or json
+	running bool   // flags and arguments were accepted: what fails from here on is no mistake in usage
+}
+
+func (a *app) root() *cobra.Command {
+	server := os.Getenv("NFS_FLEET_SERVER")
+	if server == "" {
+		server = console.DefaultServer
+	}
+	root := &cobra.Command{
+		Use:   "nfs-fleet",
+		Short: "Identical read-only trees, served over NFSv3 by a fleet of masters",
+		Long: "nfs-fleet serves identical read-only trees over NFSv3 from a fleet of masters.\n\n" +
+			"`nfs-fleet serve` is a master. The other commands talk to one, by its HTTP address.\n" +
+			"Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 no leader or no quorum.",
+		SilenceErrors: true, SilenceUsage: true, Args: cobra.NoArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if !slices.Contains([]string{"table", "json"}, a.output) {
+				return fmt.Errorf("-o %s: use table or json", a.output)
+			}
+			a.running = true
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().StringVar(&a.server, "server", server, "HTTP address of a master (NFS_FLEET_SERVER)")
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.AddCommand(
+		a.serveCommand(), a.statusCommand(), a.publishCommand(), a.rollbackCommand(), a.historyCommand(), a.diffCommand(),
+		a.sourceCommand(), a.shardCommand(), a.verifyCommand(), a.recoverCommand(), a.versionCommand(),
+	)
+	return root
+}
+
+// run runs one command line and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitDone
+	}
+	if !a.running {
+		err = &usageError{err, cmd.CommandPath()}
+	}
+	fmt.Fprintf(a.err, "nfs-fleet: %s\n", oneLine(err.Error()))
+	return exitCode(err)
+}
+
+// client returns the client of the master that --server names.
+func (a *app) client() (*console.Client, error) { return console.NewClient(a.server) }
+
+// group is a command that only has subcommands.
+func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return &usageError{errors.New("name what to do"), cmd.CommandPath()}
+		},
+	}
+	c.AddCommand(subs...)
+	return c
+}

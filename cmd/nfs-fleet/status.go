@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var (
+		watch bool
+		every time.Duration
+	)
+	cmd := &cobra.Command{
+		Use: "status", Short: "Show the fleet: shards, generations, masters",
+		Long: "status shows the fleet as one master sees it. With --watch it goes on until interrupted; with -o json too, one\n" +
+			"object a line. docs/api.md describes the JSON.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			if watch {
+				return a.watchStatus(cmd.Context(), c, max(every, 100*time.Millisecond))
+			}
+			st, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.show(st, func(w io.Writer) { statusTable(w, st) })
+		},
+	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again")
+	cmd.Flags().DurationVar(&every, "interval", 2*time.Second, "time between two looks with --watch")
+	return cmd
+}
+
+// watchStatus shows the status until ctx ends, which is no error. Neither is a master that does not answer: it may be
+// what the operator is waiting for.
+func (a *app) watchStatus(ctx context.Context, c *console.Client, every time.Duration) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		st, err := c.Status(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var page strings.Builder
+		switch {
+		case err != nil && a.output == "json":
+			fmt.Fprintf(a.err, "nfs-fleet: %s\n", oneLine(err.Error()))
+		case err != nil:
+			fmt.Fprintln(&page, oneLine(err.Error()))
+		case a.output == "json":
+			if err := json.NewEncoder(&page).Encode(st); err != nil {
+				return err
+			}
+		default:
+			statusTable(&page, st)
+		}
+		if _, err := io.WriteString(a.out, a.between(first)+page.String()); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// between is what separates two pages: a terminal is wiped, a file gets an empty line.
+func (a *app) between(first bool) string {
+	switch {
+	case a.output == "json":
+		return ""
+	case a.terminal(a.out):
+		return "\x1b[H\x1b[2J"
+	case first:
+		return ""
+	}
+	return "\n"
+}
+
+func statusTable(w io.Writer, st console.Status) {
+	etcd := st.Etcd.Mode + ", healthy"
+	if !st.Etcd.Healthy {
+		etcd = st.Etcd.Mode + ", NOT ANSWERING"
+		if st.Etcd.Error != "" {
+			etcd += " (" + st.Etcd.Error + ")"
+		}
+	}
+	fmt.Fprintf(w, "fleet %s as %s sees it; etcd %s\n\n", quoted(st.Fleet), quoted(st.Master), oneLine(etcd))
+	if len(st.Shards) == 0 {
+		fmt.Fprintln(w, "No shards yet: `nfs-fleet shard create NAME`, or `nfs-fleet serve --source NAME=DIR`.")
+	} else {
+		shardTable(w, st)
+	}
+	fmt.Fprintln(w)
+	masterTable(w, st)
+	notes := statusNotes(st)
+	if len(notes) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, n := range notes {
+		fmt.Fprintln(w, oneLine(n))
+	}
+}
+
+func shardTable(w io.Writer, st console.Status) {
+	var cells [][]string
+	for _, s := range st.Shards {
+		leader := s.Leader
+		if leader == "" {
+			leader = "NONE"
+		}
+		cells = append(cells, []string{
+			s.Name, generationCell(s), age(s.PublishedAt, st.Time), count(s.Files), size(s.Bytes), leader,
+			fmt.Sprintf("%d/%d", s.Copies, s.MinCopies), strconv.Itoa(s.Mounts), s.Source.State,
+		})
+	}
+	rows(w, []string{"SHARD", "GENERATION", "PUBLISHED", "FILES", "SIZE", "LEADER", "COPIES", "MOUNTS", "SOURCE"}, cells)
+}
+
+// generationCell is what a master serves, and how that differs from the head.
+func generationCell(s console.ShardStatus) string {
+	cell := number(s.Generation)
+	if s.Head != 0 && s.Head != s.Generation {
+		cell = fmt.Sprintf("%d, head is %d", s.Generation, s.Head)
+	}
+	if s.Stale && cell != "" {
+		cell += " (stale)"
+	}
+	return cell
+}
+
+func masterTable(w io.Writer, st console.Status) {
+	var cells [][]string
+	for _, m := range st.Masters {
+		name, clients, held, free := m.Name, "", "", ""
+		if m.Self {
+			name, clients = name+" *", strconv.Itoa(m.Clients)
+		}
+		if m.Store != nil {
+			held, free = size(uint64(max(m.Store.Disk, 0))), size(uint64(max(m.Store.Free, 0)))
+		}
+		up := ""
+		if !m.StartedAt.IsZero() {
+			up = strings.TrimSpace(humanize.RelTime(m.StartedAt, st.Time, "", ""))
+		}
+		cells = append(cells, []string{name, m.State, m.Version, m.Addresses.NFS, up, clients, held, free})
+	}
+	rows(w, []string{"MASTER", "STATE", "VERSION", "NFS", "UP", "CLIENTS", "STORE", "FREE"}, cells)
+}
+
+// statusNotes are the things that want somebody's attention.
+func statusNotes(st console.Status) (notes []string) {
+	for _, s := range st.Shards {
+		if s.Problem != "" {
+			notes = append(notes, fmt.Sprintf("%s: %s", s.Name, s.Problem))
+		}
+		if s.Source.Reason != "" {
+			notes = append(notes, fmt.Sprintf("%s: source %s: %s", s.Name, s.Source.State, s.Source.Reason))
+		}
+		if s.Source.Error != "" {
+			notes = append(notes, fmt.Sprintf("%s: publishing from %s failed: %s", s.Name, quoted(s.Source.Identity), s.Source.Error))
+		}
+		for _, warning := range s.Source.Warnings {
+			notes = append(notes, fmt.Sprintf("%s: %s", s.Name, warning))
+		}
+	}
+	for _, warning := range st.Warnings {
+		notes = append(notes, "warning: "+warning)
+	}
+	return notes
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/rs/zerolog"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/replicator/source"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// uploaded is a directory of this machine whose tree a master holds.
+type uploaded struct {
+	*console.Uploader
+	root     tree.Digest
+	origin   string // host:/dir
+	warnings []string
+}
+
+// end lets the master forget what was uploaded and not published. Failing that it does so by itself, later.
+func (u *uploaded) end(ctx context.Context) { _ = u.End(ctx) }
+
+// upload reads a directory and gives the master what it lacks of it.
+func upload(ctx context.Context, c console.Control, shard, dir string, skip bool, progress func(console.Progress)) (*uploaded, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	fs, err := source.OpenRoot(dir)
+	if err != nil {
+		return nil, console.Errorf(console.ErrNotFound, "%w", err)
+	}
+	up, err := console.NewUploader(ctx, c, shard)
+	if err != nil {
+		closeSource(fs)
+		return nil, err
+	}
+	u := &uploaded{Uploader: up, origin: hostname() + ":" + dir}
+	src, err := source.New(source.Config{Shard: shard, FS: fs, Objects: up, Logger: zerolog.Nop()})
+	if err != nil {
+		u.end(ctx)
+		closeSource(fs)
+		return nil, err
+	}
+	defer src.Close()
+	if err := u.read(ctx, src, skip, progress); err != nil {
+		u.end(ctx)
+		return nil, err
+	}
+	return u, nil
+}
+
+func closeSource(fs any) {
+	if c, ok := fs.(interface{ Close() error }); ok {
+		_ = c.Close()
+	}
+}
+
+func (u *uploaded) read(ctx context.Context, src *source.Source, skip bool, progress func(console.Progress)) error {
+	scan, err := src.Scan(ctx, true, func(p source.Progress) {
+		progress(console.Progress{Step: "upload", Files: p.Files, TotalFiles: p.TotalFiles, Bytes: p.Bytes, TotalBytes: p.TotalBytes, Path: p.Path})
+	})
+	if err != nil {
+		return err
+	}
+	defer scan.Abort() // its memory ends with it
+	// The numbers are the master's to give. Here they are the same every time, and so are then the directories of a
+	// tree that has not changed: the master holds them.
+	merged, err := tree.Merge(ctx, &kept{tree.NewMemory(), u.Uploader}, tree.Digest{}, scan, tree.MergeOptions{
+		Generation: 1, NextIno: 1, Tag: func() uint64 { return 1 }, Root: scan.Root(),
+	})
+	if err != nil {
+		return err
+	}
+	if len(merged.Dropped) > 0 && !skip {
+		return unreadable(merged.Dropped)
+	}
+	if _, err := u.Flush(ctx); err != nil {
+		return err
+	}
+	u.root, u.warnings = merged.Root, scan.Warnings()
+	if s := scan.Skipped(); s.ACLs+s.Xattrs > 0 {
+		u.warnings = append(u.warnings, fmt.Sprintf("%d files have ACLs and %d extended attributes, which NFSv3 cannot carry", s.ACLs, s.Xattrs))
+	}
+	return nil
+}
+
+// unreadable refuses an upload that would take files away from the shard only because they cannot be read here.
+func unreadable(paths []string) error {
+	others := ""
+	if n := len(paths) - 1; n > 0 {
+		others = " and " + plural(int64(n), "other", "others")
+	}
+	return fmt.Errorf("%s%s cannot be read, or keeps changing: try again as another user or when it is quiet, or leave it out with --skip-unreadable; nothing was published",
+		quoted(paths[0]), others)
+}
+
+// kept is the objects of a merge, which reads again what it has written: small ones, directories all.
+type kept struct {
+	*tree.Memory
+	up *console.Uploader
+}
+
+// Put keeps b and uploads it.
+func (k *kept) Put(ctx context.Context, b []byte) (tree.Digest, error) {
+	if _, err := k.Memory.Put(ctx, b); err != nil {
+		return tree.Digest{}, err
+	}
+	return k.up.Put(ctx, b)
+}
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return name
+}
