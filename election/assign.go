@@ -1,13 +1,195 @@
 package election
 
-// Candidate is a living master, as Assign sees it.
+import (
+	"cmp"
+	"hash/fnv"
+	"slices"
+)
+
+// Candidate is a living master, as Assign sees it. Under leader-candidates/<master> it is also the JSON by which a
+// master makes itself known to the others, under its lease.
 type Candidate struct {
 	Master    string   `json:"master"`
-	Preferred []string `json:"preferred"` // shards whose source it has
-	Withdrawn []string `json:"withdrawn"` // shards that it does not stand for; it stands for all others
+	Preferred []string `json:"preferred"` // shards whose source it has, sorted
+	Withdrawn []string `json:"withdrawn"` // shards that it does not stand for, sorted; it stands for all others
 }
 
-// Assign says in which order the candidates should try for each shard that has no leader.
-func Assign(vacant []string, leaders map[string]string, candidates []Candidate) map[string][]string {
-	return nil
+func (c *Candidate) prefers(shard string) bool {
+	_, ok := slices.BinarySearch(c.Preferred, shard)
+	return ok
+}
+
+func (c *Candidate) stands(shard string) bool {
+	_, ok := slices.BinarySearch(c.Withdrawn, shard)
+	return !ok
+}
+
+// Assign names the master that is to lead each of the vacant shards; a shard that no candidate stands for gets none.
+// leaders says who leads the others, and stays as it is: only what is vacant is assigned. A master that has a shard's
+// source comes first, as long as every master can still end within one shard of the average; otherwise the master with
+// the fewest shards does, and a rendezvous hash of shard and master decides between equals. Whoever sees the same
+// arguments, in whatever order, names the same masters.
+func Assign(vacant []string, leaders map[string]string, candidates []Candidate) map[string]string {
+	b := newBallot(vacant, leaders, candidates)
+	named := make(map[string]string, len(vacant))
+	for _, shard := range b.vacant {
+		if m := b.elect(shard); m != nil {
+			named[shard] = m.Master
+		}
+	}
+	return named
+}
+
+// ballot is one run of Assign.
+type ballot struct {
+	vacant   []string // in the order of assignment
+	masters  []nominee
+	low      int // what each master is to have at the least, and
+	high     int // at the most
+	deficit  int // shards that masters lack to reach low
+	reserved int // vacant shards not yet assigned
+}
+
+type nominee struct {
+	*Candidate
+	load int
+}
+
+func newBallot(vacant []string, leaders map[string]string, candidates []Candidate) *ballot {
+	b := &ballot{vacant: slices.Clone(vacant), masters: make([]nominee, len(candidates))}
+	slices.Sort(b.vacant)
+	b.vacant = slices.Compact(b.vacant)
+	load := make(map[string]int, len(candidates))
+	total := len(b.vacant)
+	for shard, master := range leaders {
+		if _, again := slices.BinarySearch(b.vacant, shard); !again {
+			load[master]++
+			total++
+		}
+	}
+	preferred := map[string]bool{}
+	for i := range candidates {
+		c := &candidates[i]
+		b.masters[i] = nominee{c, load[c.Master]}
+		for _, shard := range c.Preferred {
+			preferred[shard] = true
+		}
+	}
+	// Shards that somebody has the source of go first: the others fill the gaps that these leave.
+	slices.SortStableFunc(b.vacant, func(x, y string) int { return -compareBool(preferred[x], preferred[y]) })
+	if n := len(b.masters); n > 0 {
+		b.low, b.high = (total+n-1)/n-1, total/n+1
+	}
+	for _, m := range b.masters {
+		b.deficit += max(0, b.low-m.load)
+	}
+	b.reserved = len(b.vacant)
+	return b
+}
+
+// elect assigns one shard.
+func (b *ballot) elect(shard string) *nominee {
+	b.reserved--
+	best := b.least(shard, func(m *nominee) bool {
+		needed := b.deficit
+		if m.load < b.low {
+			needed--
+		}
+		return m.prefers(shard) && m.load < b.high && needed <= b.reserved
+	})
+	if best == nil {
+		best = b.least(shard, func(*nominee) bool { return true })
+	}
+	if best == nil {
+		return nil
+	}
+	if best.load < b.low {
+		b.deficit--
+	}
+	best.load++
+	return best
+}
+
+// least returns the master with the fewest shards among those that stand for shard and are fit, nil if there is none.
+func (b *ballot) least(shard string, fit func(*nominee) bool) *nominee {
+	var best *nominee
+	for i := range b.masters {
+		m := &b.masters[i]
+		if m.stands(shard) && fit(m) && (best == nil || m.before(best, shard)) {
+			best = m
+		}
+	}
+	return best
+}
+
+func (m *nominee) before(o *nominee, shard string) bool {
+	if m.load != o.load {
+		return m.load < o.load
+	}
+	x, y := rendezvous(shard, m.Master), rendezvous(shard, o.Master)
+	return cmp.Or(cmp.Compare(y, x), cmp.Compare(m.Master, o.Master)) < 0
+}
+
+// rank says how many masters are to try for a vacant shard before me: those named first, and then those that have its
+// source, in rendezvous order, before the rest. named are the heir of the leadership and the master that Assign names,
+// either of which may be "". It is -1 if me does not stand.
+func rank(shard, me string, candidates []Candidate, named ...string) int {
+	find := func(name string) *Candidate {
+		for i := range candidates {
+			if candidates[i].Master == name && candidates[i].stands(shard) {
+				return &candidates[i]
+			}
+		}
+		return nil
+	}
+	self := find(me)
+	if self == nil {
+		return -1
+	}
+	var first []string
+	for _, name := range named {
+		if name == me {
+			return len(first)
+		}
+		if find(name) != nil && !slices.Contains(first, name) {
+			first = append(first, name)
+		}
+	}
+	ahead := len(first)
+	for i := range candidates {
+		c := &candidates[i]
+		if c.Master == me || !c.stands(shard) || slices.Contains(first, c.Master) {
+			continue
+		}
+		order := cmp.Or(-compareBool(c.prefers(shard), self.prefers(shard)),
+			-cmp.Compare(rendezvous(shard, c.Master), rendezvous(shard, me)), cmp.Compare(c.Master, me))
+		if order < 0 {
+			ahead++
+		}
+	}
+	return ahead
+}
+
+// rendezvous is the weight of a master for a shard. FNV alone spreads short similar names badly, hence the mixing.
+func rendezvous(shard, master string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(shard))
+	h.Write([]byte{0})
+	h.Write([]byte(master))
+	x := h.Sum64()
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
+
+func compareBool(x, y bool) int {
+	switch {
+	case x == y:
+		return 0
+	case x:
+		return 1
+	}
+	return -1
 }

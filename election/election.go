@@ -40,7 +40,7 @@ type Election interface {
 	// any other. This master goes on standing: should the heir not take the shard within a second, the others may.
 	Resign(shard, to string)
 	// Terms delivers each term of this master as it begins; one that ended before it was received is left out. The
-	// channel is closed when Run returns.
+	// channel is closed when Run ends.
 	Terms() <-chan *Term
 	// Announce keeps key (a whole etcd key) at value under this master's lease: it is written again whenever the lease
 	// is a new one, and vanishes with the lease. Changes are coalesced to one write a second. nil deletes. It keeps no
@@ -50,7 +50,7 @@ type Election interface {
 	Lease() LeaseStatus
 	// Leader returns the last known leader of a shard, also while etcd is away; false if none is known.
 	Leader(shard string) (Leader, bool)
-	// Changed receives when what Lease, Leader or Candidates say has changed. One value may stand for many changes.
+	// Changed receives when what Lease (its ID, Alive, Err) or Leader says has changed. One value may stand for many changes.
 	Changed() <-chan struct{}
 	// Run takes part until ctx ends, once. Then all terms end, and the keys and the lease are given back to etcd within
 	// a bounded time (half the TTL, 2 s at most). The error says that etcd did not confirm this: the keys then expire.
@@ -123,5 +123,5 @@ func New(c Config) (Election, error) {
 	if c.TTL < MinTTL {
 		return nil, fmt.Errorf("election: TTL %s: use %s or more", c.TTL, MinTTL)
 	}
-	return newLoop(c, newEtcd(c), bootClock), nil
+	return newLoop(c, newEtcd(c.Client, c.Prefix, c.Master), bootClock), nil
 }

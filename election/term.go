@@ -74,7 +74,8 @@ func newLifeline(now clock, deadline instant) *lifeline {
 	l := &lifeline{now: now}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.deadline.Store(int64(deadline))
-	l.timer = time.AfterFunc(deadline.sub(now()), l.expire)
+	l.timer = time.AfterFunc(time.Hour, l.expire) // set before it can run
+	l.timer.Reset(deadline.sub(now()))
 	return l
 }
 
