@@ -68,10 +68,12 @@ type file struct {
 // open opens name in at and makes sure that it is the file that st describes.
 func open(at billy.Filesystem, name string, st *syscall.Stat_t) (*file, error) {
 	f, err := at.Open(name)
-	switch {
-	case errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO): // became a link or a socket
-		return nil, errTorn
-	case err != nil:
+	if err != nil { // whatever it says: is it still that file? A link or a socket has many ways to refuse
+		if info, err := at.Lstat(name); err != nil {
+			return nil, err
+		} else if now, err := statOf(info); err != nil || !same(now, st) {
+			return nil, errors.Join(errTorn, err)
+		}
 		return nil, err
 	}
 	x := &file{File: f, want: st}
