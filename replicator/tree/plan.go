@@ -79,9 +79,13 @@ func (m *merger) plan(ctx context.Context, path string, depth int, entry Entry, 
 			}
 			return nil, err
 		}
-		if e != nil {
-			n.add(*e)
+		if e == nil {
+			continue
 		}
+		if e.page < 0 && n.next > MaxSlot {
+			return nil, fmt.Errorf("%q has used up its %d slots", path, uint64(MaxSlot))
+		}
+		n.add(*e)
 	}
 	return n, nil
 }
@@ -126,9 +130,6 @@ func (m *merger) match(ctx context.Context, n *node, l *Listing) (matched, error
 			return w, fmt.Errorf("name %q listed twice", name)
 		}
 		index[name] = i
-	}
-	if n.next-1+uint64(len(l.Names)) > MaxSlot {
-		return w, fmt.Errorf("slots used up")
 	}
 	return w, m.scan(ctx, n, l.Complete, index, w.found)
 }
