@@ -1,83 +1,65 @@
 package volume
 
 import (
-	"errors"
+	"hash/maphash"
 
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
-// HandleSize is the length of a handle in bytes.
-const HandleSize = 28
+// State is one generation as it is served. It is immutable, and safe for concurrent use without locks.
+type State struct {
+	fsid  uint64
+	gen   tree.Generation
+	seed  maphash.Seed
+	inos  inoTable
+	pages pageTable
+	root  dirPage    // the one entry that is the root directory
+	gone  []departed // in ascending order of generation
+}
 
-// The errors of Resolve.
-var (
-	ErrBadHandle = errors.New("bad file handle")
-	ErrStale     = errors.New("stale file handle")
-	ErrFuture    = errors.New("file handle of a later generation")
-)
-
-// ParseHandle returns a handle's fsid and the generation in which its ino was born; ok is false when it is no handle.
-func ParseHandle(fh []byte) (fsid, born uint64, ok bool) { return 0, 0, false }
-
-// State is one generation as it is served. It is immutable.
-type State struct{}
+// departed is a page of entries, with nlink 0, that left the tree with a generation.
+type departed struct {
+	generation uint64 // the first without them
+	id         uint32
+}
 
 // Generation returns the number of the generation.
-func (s *State) Generation() uint64 { return 0 }
+func (s *State) Generation() uint64 { return s.gen.Number }
 
 // FSID returns the shard's fsid.
-func (s *State) FSID() uint64 { return 0 }
+func (s *State) FSID() uint64 { return s.fsid }
 
 // Files returns the number of names that are not directories.
-func (s *State) Files() uint64 { return 0 }
+func (s *State) Files() uint64 { return s.gen.Files }
 
-// Bytes returns the sum of the sizes of the files.
-func (s *State) Bytes() uint64 { return 0 }
+// Bytes returns the sum of the sizes of the files, one count a name.
+func (s *State) Bytes() uint64 { return s.gen.Bytes }
 
 // Root returns the root directory.
-func (s *State) Root() Node { return Node{} }
+func (s *State) Root() Node { return Node{p: s.root.page} }
 
-// Resolve returns the node that a handle names.
-func (s *State) Resolve(fh []byte) (Node, error) { return Node{}, ErrBadHandle }
+// node returns the node with an ino, of the tree or departed.
+func (s *State) node(ino uint64) (Node, bool) {
+	at := s.inos.get(ino)
+	if at == 0 {
+		return Node{}, false
+	}
+	p := s.pages.get(at.page())
+	i, ok := p.find(at.place())
+	return Node{p: p, i: i}, ok
+}
 
-// Lookup returns what name is in directory dir.
-func (s *State) Lookup(dir Node, name []byte) (Node, bool) { return Node{}, false }
-
-// List returns a Cursor before the first entry of dir whose slot is greater than after.
-func (s *State) List(dir Node, after uint64) Cursor { return Cursor{} }
-
-// Cursor goes through a directory in slot order.
-type Cursor struct{}
-
-// Next returns the next entry; ok is false after the last.
-func (c *Cursor) Next() (slot uint64, name []byte, n Node, ok bool) { return 0, nil, Node{}, false }
-
-// Node is an inode as a State has it.
-type Node struct{}
-
-// Attr returns the 84 bytes of the fattr3.
-func (n Node) Attr() []byte { return nil }
-
-// Type returns the file type.
-func (n Node) Type() tree.Type { return 0 }
-
-// Mode returns the permission bits.
-func (n Node) Mode() uint32 { return 0 }
-
-// UID returns the owner.
-func (n Node) UID() uint32 { return 0 }
-
-// GID returns the group.
-func (n Node) GID() uint32 { return 0 }
-
-// Size returns the size in bytes.
-func (n Node) Size() uint64 { return 0 }
-
-// Ino returns the fileid.
-func (n Node) Ino() uint64 { return 0 }
-
-// Target returns what a symlink points to.
-func (n Node) Target() []byte { return nil }
-
-// AppendHandle appends the node's handle.
-func (n Node) AppendHandle(dst []byte) []byte { return dst }
+// Lookup returns the node called name in the directory dir. "." is dir itself and ".." the directory that it is in, or the
+// root for the root. There is none when dir is no directory. A directory that has left the tree has no entries but ".".
+func (s *State) Lookup(dir Node, name []byte) (Node, bool) {
+	d := dir.dir()
+	switch {
+	case string(name) == ".":
+		return dir, dir.Type() == tree.Directory
+	case d == nil:
+		return Node{}, false
+	case string(name) == "..":
+		return s.node(d.parent)
+	}
+	return d.find(s.seed, name)
+}
