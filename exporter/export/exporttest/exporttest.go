@@ -3,9 +3,11 @@
 package exporttest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"path"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -29,6 +31,7 @@ type Volume struct {
 	Cold   atomic.Bool // nothing is in the page cache
 	Broken atomic.Bool // reads fail
 	objs   *tree.Memory
+	blobs  sync.Map // of tree.Digest: *blob, so that opening one again allocates nothing
 	last   tree.Merged
 	number uint64
 }
@@ -139,8 +142,15 @@ func (v *Volume) Get(ctx context.Context, d tree.Digest) ([]byte, error) { retur
 
 // OpenBlob implements volume.Store.
 func (v *Volume) OpenBlob(d tree.Digest) (volume.Blob, error) {
+	if b, ok := v.blobs.Load(d); ok {
+		return b.(*blob), nil
+	}
 	b, err := v.objs.Get(context.Background(), d)
-	return blob{v, b}, err
+	if err != nil {
+		return nil, err
+	}
+	opened, _ := v.blobs.LoadOrStore(d, &blob{v, b})
+	return opened.(*blob), nil
 }
 
 type blob struct {
@@ -148,17 +158,17 @@ type blob struct {
 	b []byte
 }
 
-func (b blob) Size() int64  { return int64(len(b.b)) }
-func (b blob) Close() error { return nil }
+func (b *blob) Size() int64  { return int64(len(b.b)) }
+func (b *blob) Close() error { return nil }
 
-func (b blob) ReadAt(p []byte, off int64) (int, error) {
+func (b *blob) ReadAt(p []byte, off int64) (int, error) {
 	if b.v.Broken.Load() {
 		return 0, ErrBroken
 	}
-	return copy(p, b.b[min(off, b.Size()):]), nil
+	return bytes.NewReader(b.b).ReadAt(p, off)
 }
 
-func (b blob) ReadCached(p []byte, off int64) (int, bool) {
+func (b *blob) ReadCached(p []byte, off int64) (int, bool) {
 	if b.v.Cold.Load() || b.v.Broken.Load() {
 		return 0, false
 	}
