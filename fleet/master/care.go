@@ -1,0 +1,287 @@
+package master
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/replicator"
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+const (
+	// collectRest is the least time between two collections of what no retained generation needs.
+	collectRest = time.Minute
+	// collectEvery is when one runs although nothing went past retention: an interrupted publish leaves objects too.
+	collectEvery = 6 * time.Hour
+)
+
+// pruned asks for a collection.
+func (m *Master) pruned() {
+	select {
+	case m.prune <- struct{}{}:
+	default: // one is due already
+	}
+}
+
+// runCare collects garbage until ctx ends, and ends uploads that nobody uses.
+func (m *Master) runCare(ctx context.Context) error {
+	every := time.NewTicker(collectEvery)
+	defer every.Stop()
+	rest := time.NewTicker(collectRest)
+	defer rest.Stop()
+	due := false
+	for {
+		select {
+		case <-ctx.Done():
+			m.uploads.endAll()
+			return nil
+		case <-m.prune:
+			due = true
+		case <-every.C:
+			due = true
+		case <-rest.C:
+			m.uploads.endIdle()
+			if due {
+				due = m.collect(ctx) != nil
+			}
+		}
+	}
+}
+
+// collect removes from the store what no retained generation of any shard needs. While a publish or an upload holds the
+// store it is put off.
+func (m *Master) collect(ctx context.Context) error {
+	done, err := m.store.Collect(ctx, func(ctx context.Context, live func(tree.Digest) bool) error {
+		for _, s := range m.allShards() {
+			for _, g := range s.replica.Status().Generations {
+				err := tree.Reach(ctx, m.store, g.Root, func(d tree.Digest) bool { return !live(d) },
+					func(tree.Digest, tree.Form, uint64) error { return nil })
+				if err != nil {
+					return fmt.Errorf("shard %s, generation %d: %w", s.name, g.Number, err)
+				}
+			}
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, store.ErrHeld), ctx.Err() != nil:
+	case err != nil:
+		m.log.Error().Err(err).Msg("collecting what no generation needs failed; nothing was deleted")
+	case done.Objects > 0:
+		m.log.Info().Int64("objects", done.Objects).Int64("bytes", done.Bytes).Int64("freed", done.Freed).Int("packs", done.Compacted).Msg("collected")
+	}
+	return err
+}
+
+// Verify implements console.Control.
+func (c control) Verify(ctx context.Context, r console.VerifyRequest, progress func(console.Progress)) (console.VerifyReport, error) {
+	began := time.Now()
+	shards := c.allShards()
+	if r.Shard != "" {
+		s, err := c.find(r.Shard)
+		if err != nil {
+			return console.VerifyReport{}, err
+		}
+		shards = []*shard{s}
+	}
+	found, err := c.store.Verify(ctx, func(done, total int64) {
+		if progress != nil {
+			progress(console.Progress{Step: "verify", Bytes: done, TotalBytes: total})
+		}
+	})
+	if err != nil {
+		return console.VerifyReport{}, kindOf(err)
+	}
+	rep := console.VerifyReport{Objects: found.Objects, Bytes: found.Bytes, Bad: found.Bad, Missing: []console.MissingObject{}}
+	if rep.Bad == nil {
+		rep.Bad = []tree.Digest{}
+	}
+	if rep.Missing, err = c.missing(ctx, shards); err != nil {
+		return rep, err
+	}
+	if r.Repair && len(rep.Missing) > 0 {
+		wanted := len(rep.Missing)
+		for _, s := range shards {
+			if err := c.repair(ctx, s); err != nil {
+				return rep, err
+			}
+		}
+		if rep.Missing, err = c.missing(ctx, shards); err != nil {
+			return rep, err
+		}
+		rep.Repaired = int64(wanted - len(rep.Missing))
+	}
+	rep.TookMS = time.Since(began).Milliseconds()
+	return rep, nil
+}
+
+// repair reads a shard's source again: content that the store no longer holds is put back when a file still has it.
+func (c control) repair(ctx context.Context, s *shard) error {
+	if s.source == nil {
+		return nil
+	}
+	err := s.replica.Reread(ctx)
+	if err != nil {
+		return kindOf(fmt.Errorf("repair from the source of shard %s: %w", s.name, err))
+	}
+	return nil
+}
+
+// missing lists what retained generations need and the store does not hold, each object once.
+func (c control) missing(ctx context.Context, shards []*shard) ([]console.MissingObject, error) {
+	defer c.store.Hold()()
+	out, seen := []console.MissingObject{}, map[tree.Digest]bool{}
+	first := func(d tree.Digest) bool {
+		was := seen[d]
+		seen[d] = true
+		return was
+	}
+	for _, s := range shards {
+		generations := s.replica.Status().Generations
+		for _, g := range slices.Backward(generations) {
+			lacks := func(d tree.Digest) {
+				out = append(out, console.MissingObject{Shard: s.name, Generation: g.Number, Digest: d})
+			}
+			err := tree.Reach(ctx, tolerant{c.store, lacks}, g.Root, first, func(d tree.Digest, f tree.Form, _ uint64) error {
+				if f == tree.Blob && !c.store.Has(d) {
+					lacks(d)
+				}
+				return nil
+			})
+			if err != nil && !errors.Is(err, tree.ErrMissing) {
+				return out, err
+			}
+		}
+	}
+	return out, nil
+}
+
+// tolerant reads objects from a store and tells of those that are not there.
+type tolerant struct {
+	*store.Store
+	lacks func(tree.Digest)
+}
+
+// Get implements tree.Objects.
+func (t tolerant) Get(ctx context.Context, d tree.Digest) ([]byte, error) {
+	b, err := t.Store.Get(ctx, d)
+	if errors.Is(err, tree.ErrMissing) {
+		t.lacks(d)
+	}
+	return b, err
+}
+
+// Recover implements console.Control.
+func (c control) Recover(ctx context.Context, r console.RecoverRequest) (console.RecoverReport, error) {
+	c.mu.Lock()
+	id, etcdErr := c.local, c.etcdErr
+	c.mu.Unlock()
+	rep := console.RecoverReport{ID: id.ID, Shards: []console.RecoveredShard{}, Warnings: []string{}}
+	if id.ID == "" {
+		return rep, kindError{errors.New("this disk belongs to no fleet yet: there is nothing to recover from"), console.ErrConflict}
+	}
+	if etcdErr != nil {
+		return rep, kindError{fmt.Errorf("etcd does not answer: %w", etcdErr), console.ErrNoQuorum}
+	}
+	records, err := c.ledger.Read()
+	if err != nil {
+		return rep, err
+	}
+	if !r.DryRun {
+		if _, err := c.registry.CreateIdentity(ctx, id.Identity); err != nil {
+			return rep, kindOf(err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		one, err := c.recoverShard(ctx, name, records[name], r.DryRun)
+		if err != nil {
+			return rep, kindOf(fmt.Errorf("shard %s: %w", name, err))
+		}
+		rep.Shards = append(rep.Shards, one)
+	}
+	return rep, nil
+}
+
+func (c control) recoverShard(ctx context.Context, name string, rec replicator.Record, dry bool) (console.RecoveredShard, error) {
+	out := console.RecoveredShard{Name: name, Action: "kept"}
+	var settings fleet.Shard
+	if err := json.Unmarshal(rec.Settings, &settings); err != nil {
+		return out, fmt.Errorf("settings on disk: %w", err)
+	}
+	out.FSID = settings.FSID
+	_, _, err := c.registry.Shard(ctx, name)
+	missing := errors.Is(err, fleet.ErrNotFound)
+	if err != nil && !missing {
+		return out, err
+	}
+	head, _, err := c.registry.Head(ctx, name)
+	if err != nil {
+		return out, err
+	}
+	out.Was, out.Generation, out.NextIno = head.Number, head.Number, head.NextIno
+	behind := len(rec.Generations) > 0 && head.Number < rec.Maxima.Generation
+	switch {
+	case missing:
+		out.Action = "created"
+	case behind:
+		out.Action = "raised"
+	}
+	if behind {
+		out.Generation, out.NextIno = rec.Maxima.Generation+1, max(rec.Maxima.NextIno, head.NextIno)
+	}
+	if dry {
+		return out, nil
+	}
+	if missing {
+		if _, err := c.registry.CreateShard(ctx, settings); err != nil {
+			return out, err
+		}
+	}
+	if !behind {
+		return out, nil
+	}
+	return out, c.raiseHead(ctx, name, &out)
+}
+
+// raiseHead waits for the leadership of a shard and makes its head on disk the head in etcd.
+func (c control) raiseHead(ctx context.Context, name string, out *console.RecoveredShard) error {
+	s, err := c.find(name)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*c.cfg.LeaseTTL)
+	defer cancel()
+	if err := c.awaitTerm(ctx, name); err != nil {
+		return err
+	}
+	_, after, err := s.replica.Recover(ctx)
+	if err == nil {
+		out.Generation, out.NextIno = after.Number, after.NextIno
+	}
+	return err
+}
+
+// awaitTerm waits until this master leads the shard.
+func (c control) awaitTerm(ctx context.Context, name string) error {
+	for {
+		c.mu.Lock()
+		t, changed := c.terms[name], c.changed
+		c.mu.Unlock()
+		if t != nil && t.Check() == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", replicator.ErrNoTerm, context.Cause(ctx))
+		}
+	}
+}

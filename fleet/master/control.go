@@ -1,0 +1,336 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/replicator"
+	"github.com/nfs-fleet/nfs-fleet/replicator/source"
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// control implements console.Control.
+type control struct{ *Master }
+
+var _ console.Control = control{}
+
+// kinds says which of the console's kinds of error an error of the parts below is. The first that fits counts.
+var kinds = []struct{ is, kind error }{
+	{replicator.ErrNoGeneration, console.ErrNotFound}, {fleet.ErrNotFound, console.ErrNotFound}, {fleet.ErrExists, console.ErrConflict},
+	{fleet.ErrConflict, console.ErrConflict}, {fleet.ErrUnavailable, console.ErrNoQuorum}, {fleet.ErrFenced, console.ErrNoLeader},
+	{replicator.ErrNoTerm, console.ErrNoLeader}, {replicator.ErrNoSource, console.ErrInvalid}, {replicator.ErrTooFewCopies, console.ErrUnavailable},
+	{replicator.ErrRegressed, console.ErrUnavailable}, {replicator.ErrStopped, console.ErrUnavailable}, {store.ErrFull, console.ErrUnavailable},
+	{tree.ErrMissing, console.ErrInvalid},
+}
+
+// kindError gives an error the console's kind without changing its words.
+type kindError struct{ err, kind error }
+
+func (e kindError) Error() string   { return e.err.Error() }
+func (e kindError) Unwrap() []error { return []error{e.err, e.kind} }
+
+func kindOf(err error) error {
+	for _, k := range kinds {
+		if errors.Is(err, k.is) {
+			return kindError{err, k.kind}
+		}
+	}
+	return err
+}
+
+func (c control) find(name string) (*shard, error) {
+	s, ok := c.shard(name)
+	if !ok {
+		return nil, fmt.Errorf("no shard %q: `nfs-fleet shard list` shows them: %w", name, console.ErrNotFound)
+	}
+	return s, nil
+}
+
+// Shards implements console.Control.
+func (c control) Shards(context.Context) ([]console.Shard, error) {
+	out := []console.Shard{}
+	for _, s := range c.allShards() {
+		c.mu.Lock()
+		out = append(out, s.settings)
+		c.mu.Unlock()
+	}
+	return out, nil
+}
+
+// CreateShard implements console.Control.
+func (c control) CreateShard(ctx context.Context, s console.Shard) (console.Shard, error) {
+	if err := c.writable(); err != nil {
+		return s, err
+	}
+	s.FSID, s.CreatedAt = 0, time.Now().UTC()
+	if err := s.Validate(); err != nil {
+		return s, fmt.Errorf("%w: %w", err, console.ErrInvalid)
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	made, err := c.registry.CreateShard(ctx, s)
+	if errors.Is(err, fleet.ErrExists) {
+		return s, kindError{fmt.Errorf("shard %s exists already: change it with `nfs-fleet shard set`", s.Name), console.ErrConflict}
+	}
+	if err != nil {
+		return s, kindOf(err)
+	}
+	return made, c.awaitView(ctx, func(v fleet.View) bool { return v.Shards[s.Name].FSID == made.FSID })
+}
+
+// SetShard implements console.Control.
+func (c control) SetShard(ctx context.Context, name string, p console.ShardPatch) (console.Shard, error) {
+	return c.updateShard(ctx, name, func(s fleet.Shard) fleet.Shard { return p.Apply(s) })
+}
+
+func (c control) updateShard(ctx context.Context, name string, change func(fleet.Shard) fleet.Shard) (fleet.Shard, error) {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	for {
+		before, revision, err := c.registry.Shard(ctx, name)
+		if errors.Is(err, fleet.ErrNotFound) {
+			return before, kindError{fmt.Errorf("no shard %q: `nfs-fleet shard list` shows them", name), console.ErrNotFound}
+		}
+		if err != nil {
+			return before, kindOf(err)
+		}
+		after := change(before)
+		if err := after.Validate(); err != nil {
+			return before, fmt.Errorf("%w: %w", err, console.ErrInvalid)
+		}
+		err = c.registry.UpdateShard(ctx, after, revision)
+		if errors.Is(err, fleet.ErrConflict) {
+			continue // somebody else's change went first: apply ours to that
+		}
+		if err != nil {
+			return before, kindOf(err)
+		}
+		return after, c.awaitView(ctx, func(v fleet.View) bool { return v.Revision > revision })
+	}
+}
+
+// DeleteShard implements console.Control.
+func (c control) DeleteShard(ctx context.Context, name string) error {
+	s, err := c.find(name)
+	if err != nil {
+		return err
+	}
+	if s.source != nil {
+		return fmt.Errorf("shard %s has a source on this master, which would make it anew: leave out --source %s=… first: %w", name, name, console.ErrConflict)
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	if err := c.registry.DeleteShard(ctx, name); err != nil {
+		return kindOf(err)
+	}
+	return c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Shards[name]; return !ok })
+}
+
+// writable says why the fleet cannot be changed now.
+func (c control) writable() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.etcdErr != nil {
+		return kindError{fmt.Errorf("etcd does not answer: %w", c.etcdErr), console.ErrNoQuorum}
+	}
+	if c.view.Identity.ID == "" {
+		return kindError{errors.New("etcd holds no such fleet: run `nfs-fleet recover` if it has lost its data"), console.ErrUnavailable}
+	}
+	return nil
+}
+
+// awaitView waits until this master has seen, and acted on, a View that ok accepts.
+func (c control) awaitView(ctx context.Context, ok func(fleet.View) bool) error {
+	for {
+		c.mu.Lock()
+		v, changed := c.reconciled, c.changed
+		c.mu.Unlock()
+		if ok(v) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("it is written, but this master has not seen it yet: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// Publish implements console.Control.
+func (c control) Publish(ctx context.Context, name string, r console.PublishRequest, progress func(console.Progress)) (console.Published, error) {
+	s, err := c.find(name)
+	if err != nil {
+		return console.Published{}, err
+	}
+	p := replicator.Publication{Note: r.Note, Root: r.Root, Origin: r.Origin, Progress: scanProgress(progress)}
+	if !r.Root.IsZero() {
+		done, err := c.uploads.use(r.Upload, name)
+		if err != nil {
+			return console.Published{}, err
+		}
+		defer done()
+	}
+	res, err := s.replica.Publish(ctx, p)
+	return c.published(name, res, err)
+}
+
+// Rollback implements console.Control.
+func (c control) Rollback(ctx context.Context, name string, r console.RollbackRequest, _ func(console.Progress)) (console.Published, error) {
+	s, err := c.find(name)
+	if err != nil {
+		return console.Published{}, err
+	}
+	res, err := s.replica.Rollback(ctx, r.Generation, r.Note)
+	return c.published(name, res, err)
+}
+
+func (c control) published(name string, res replicator.Result, err error) (console.Published, error) {
+	if err != nil {
+		if leader, ok := c.election.Leader(name); ok && errors.Is(err, replicator.ErrNoTerm) && leader.Master != c.cfg.Name {
+			err = fmt.Errorf("%w: master %s does; ask that one with --server", err, leader.Master)
+		}
+		return console.Published{}, kindOf(err)
+	}
+	warnings := res.Warnings
+	if warnings == nil {
+		warnings = []string{}
+	}
+	return console.Published{
+		Generation: res.Generation, Shard: name, Changed: res.Changed, Added: res.Added, Modified: res.Modified, Removed: res.Removed,
+		Warnings: warnings, TookMS: res.Took.Milliseconds(),
+	}, nil
+}
+
+func scanProgress(progress func(console.Progress)) func(source.Progress) {
+	if progress == nil {
+		return nil
+	}
+	return func(p source.Progress) {
+		progress(console.Progress{Step: "scan", Files: p.Files, TotalFiles: p.TotalFiles, Bytes: p.Bytes, TotalBytes: p.TotalBytes, Path: p.Path})
+	}
+}
+
+// History implements console.Control.
+func (c control) History(_ context.Context, name string) ([]tree.Generation, error) {
+	s, err := c.find(name)
+	if err != nil {
+		return nil, err
+	}
+	out := slices.Clone(s.replica.Status().Generations)
+	slices.Reverse(out)
+	if out == nil {
+		out = []tree.Generation{}
+	}
+	return out, nil
+}
+
+// Diff implements console.Control.
+func (c control) Diff(ctx context.Context, name string, a, b uint64, fn func(console.Change) error) error {
+	s, err := c.find(name)
+	if err != nil {
+		return err
+	}
+	defer c.store.Hold()()
+	known := s.replica.Status().Generations
+	if len(known) == 0 {
+		return kindError{fmt.Errorf("shard %s has no generation yet", name), console.ErrNotFound}
+	}
+	if b == 0 {
+		b = known[len(known)-1].Number
+	}
+	to, err := pick(name, known, b)
+	if err != nil {
+		return err
+	}
+	var from tree.Digest // the empty tree before the first generation
+	if a == 0 {
+		i := slices.IndexFunc(known, func(g tree.Generation) bool { return g.Number == b })
+		if i > 0 {
+			from = known[i-1].Root
+		} else if b > 1 {
+			return kindError{fmt.Errorf("the generation before %d of shard %s is not retained: name one that is", b, name), console.ErrNotFound}
+		}
+	} else if g, err := pick(name, known, a); err != nil {
+		return err
+	} else {
+		from = g.Root
+	}
+	return tree.Diff(ctx, c.store, from, to.Root, func(ch tree.Change) error { return fn(console.ChangeOf(ch.Path, ch.Old, ch.New)) })
+}
+
+func pick(shard string, known []tree.Generation, n uint64) (tree.Generation, error) {
+	for _, g := range known {
+		if g.Number == n {
+			return g, nil
+		}
+	}
+	return tree.Generation{}, kindError{fmt.Errorf("generation %d of shard %s is not retained: `nfs-fleet history %s` lists those that are", n, shard, shard), console.ErrNotFound}
+}
+
+// Source implements console.Control.
+func (c control) Source(ctx context.Context, name string, a console.SourceAction) error {
+	s, err := c.find(name)
+	if err != nil {
+		return err
+	}
+	if s.source == nil {
+		return kindError{fmt.Errorf("this master has no source for shard %s", name), console.ErrInvalid}
+	}
+	pause := func(paused bool) error {
+		_, err := c.updateShard(ctx, name, func(s fleet.Shard) fleet.Shard { s.Paused = paused; return s })
+		return err
+	}
+	switch a {
+	case console.SourcePause:
+		return pause(true)
+	case console.SourceRescan:
+		s.source.MarkAll("asked for by `source rescan`")
+		return nil
+	case console.SourceResume:
+		before := s.replica.Status()
+		if before.Source != replicator.SourcePaused {
+			return kindError{fmt.Errorf("the source of shard %s is not paused: it is %s (%s)", name, before.Source, before.Reason), console.ErrConflict}
+		}
+		if err := pause(false); err != nil {
+			return err
+		}
+		if strings.HasPrefix(before.Head.Source, replicator.RollbackSource) {
+			s.replica.Resume()
+		}
+		return nil
+	}
+	return kindError{fmt.Errorf("source %q: use pause, resume or rescan", a), console.ErrInvalid}
+}
+
+// Healthy implements console.Control.
+func (c control) Healthy() error { return nil }
+
+// Ready implements console.Control: clients may be sent here when the doors are open, every head is served, and no
+// first publish is on its way.
+func (c control) Ready() error {
+	if c.draining.Load() {
+		return fmt.Errorf("this master is draining: %w", console.ErrUnavailable)
+	}
+	select {
+	case <-c.open:
+	default:
+		return fmt.Errorf("this master is starting: %w", console.ErrUnavailable)
+	}
+	for _, s := range c.allShards() {
+		st := s.replica.Status()
+		switch {
+		case st.Problem != nil:
+			return fmt.Errorf("shard %s: %w: %w", s.name, st.Problem, console.ErrUnavailable)
+		case st.Head.Number == 0 && st.Source == replicator.SourceWatching && st.SourceError == nil:
+			return fmt.Errorf("shard %s: its first publish is under way: %w", s.name, console.ErrUnavailable)
+		}
+	}
+	return nil
+}

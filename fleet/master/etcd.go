@@ -1,0 +1,130 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+const (
+	etcdQuota     = 1 << 30 // bytes; a fleet of 500 shards with full history needs less than a fifth
+	etcdRetention = "10m"   // of old revisions
+)
+
+// embeddedEtcd is an etcd that runs inside this process.
+type embeddedEtcd struct {
+	server *embed.Etcd
+	log    zerolog.Logger
+}
+
+// startEtcd starts a one-member etcd in dir. It returns when the member is ready to serve.
+func startEtcd(ctx context.Context, name, dir, clientListen, peerListen string, log zerolog.Logger) (*embeddedEtcd, error) {
+	c := embed.NewConfig()
+	client, peer := httpURL(clientListen), httpURL(peerListen)
+	c.Name, c.Dir = name, dir
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	c.InitialCluster = c.InitialClusterFromName(name)
+	c.QuotaBackendBytes = etcdQuota
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, etcdRetention
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(log))
+	for flag, address := range map[string]string{"--etcd-client-listen": clientListen, "--etcd-peer-listen": peerListen} {
+		if err := portFree(address); err != nil {
+			return nil, fmt.Errorf("embedded etcd cannot listen on %s: %w; choose another address with %s, or use a running etcd with --etcd", address, err, flag)
+		}
+	}
+	server, err := embed.StartEtcd(c)
+	if err != nil {
+		return nil, fmt.Errorf("embedded etcd in %s: %w", dir, err)
+	}
+	select {
+	case <-server.Server.ReadyNotify():
+		return &embeddedEtcd{server, log}, nil
+	case err = <-server.Err():
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	server.Close()
+	return nil, fmt.Errorf("embedded etcd in %s: %w", dir, err)
+}
+
+// run keeps the server within its quota until ctx ends, and then closes it.
+func (e *embeddedEtcd) run(ctx context.Context, client *clientv3.Client) error {
+	defer e.server.Close()
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-e.server.Err():
+			return err
+		case <-tick.C:
+			if err := e.reclaim(ctx, client); err != nil && ctx.Err() == nil {
+				e.log.Warn().Err(err).Msg("embedded etcd: reclaiming space failed; trying again in a minute")
+			}
+		}
+	}
+}
+
+// reclaim compacts and defragments when etcd has raised NOSPACE or most of its file is free, and lifts the alarm.
+func (e *embeddedEtcd) reclaim(ctx context.Context, client *clientv3.Client) error {
+	alarms, err := client.AlarmList(ctx)
+	if err != nil {
+		return err
+	}
+	endpoint := client.Endpoints()[0]
+	st, err := client.Status(ctx, endpoint)
+	if err != nil {
+		return err
+	}
+	full := false
+	for _, a := range alarms.Alarms {
+		full = full || a.Alarm == etcdserverpb.AlarmType_NOSPACE
+	}
+	if !full && (st.DbSize < 64<<20 || st.DbSizeInUse > st.DbSize/2) {
+		return nil
+	}
+	if full {
+		if _, err := client.Compact(ctx, st.Header.Revision); err != nil {
+			return fmt.Errorf("compact: %w", err)
+		}
+	}
+	if _, err := client.Defragment(ctx, endpoint); err != nil {
+		return fmt.Errorf("defragment: %w", err)
+	}
+	if full {
+		if _, err := client.AlarmDisarm(ctx, &clientv3.AlarmMember{}); err != nil {
+			return fmt.Errorf("disarm: %w", err)
+		}
+	}
+	e.log.Info().Bool("nospace", full).Int64("db_bytes", st.DbSize).Msg("embedded etcd: space reclaimed")
+	return nil
+}
+
+func httpURL(address string) url.URL { return url.URL{Scheme: "http", Host: address} }
+
+// portFree tries the address, because etcd's own error names no flag.
+func portFree(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		var op *net.OpError
+		if errors.As(err, &op) {
+			return op.Err
+		}
+		return err
+	}
+	return l.Close()
+}
+
+// zapTo gives etcd, which speaks zap, our logger. etcd's own info is of interest at debug level only.
+func zapTo(log zerolog.Logger) *zap.Logger { return zap.New(zapCore{log}) }

@@ -1,0 +1,87 @@
+package master
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+)
+
+// headGate parks a new connection until this master serves every head, so that no slave that comes from another master
+// travels back in time. Connections that arrive together share one linearizable read of etcd.
+type headGate struct {
+	load   func(ctx context.Context) (fleet.View, error)
+	served func(ctx context.Context, v fleet.View) error // waits until every head of v is served
+	open   <-chan struct{}                               // closed when this master serves at all
+
+	mu   sync.Mutex // guards next
+	next *gateRead  // the read that has not begun yet: newcomers join it
+	busy chan struct{}
+}
+
+// gateRead is one read of the heads, shared by all that asked before it began.
+type gateRead struct {
+	done chan struct{}
+	view fleet.View
+	err  error
+}
+
+// gateRest is the least time between two reads: under a storm of connections etcd sees at most 50 a second.
+const gateRest = 20 * time.Millisecond
+
+func newHeadGate(open <-chan struct{}, load func(context.Context) (fleet.View, error), served func(context.Context, fleet.View) error) *headGate {
+	return &headGate{open: open, load: load, served: served, busy: make(chan struct{}, 1)}
+}
+
+// Await implements exporter.Gate. With etcd away the last known heads are good enough.
+func (g *headGate) Await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, gatePatience)
+	defer cancel()
+	select {
+	case <-g.open:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	r := g.join()
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if r.err != nil {
+		return nil
+	}
+	return g.served(ctx, r.view)
+}
+
+// join returns a read that begins after this call.
+func (g *headGate) join() *gateRead {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.next == nil {
+		g.next = &gateRead{done: make(chan struct{})}
+		go g.read(g.next)
+	}
+	return g.next
+}
+
+// read waits for the read before it, takes itself out of the way of newcomers and asks etcd. It ends within
+// gateTimeout, whoever waits.
+func (g *headGate) read(r *gateRead) {
+	defer close(r.done)
+	g.busy <- struct{}{}
+	g.mu.Lock()
+	g.next = nil
+	g.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), gateTimeout)
+	defer cancel()
+	r.view, r.err = g.load(ctx)
+	time.AfterFunc(gateRest, func() { <-g.busy })
+}
+
+// gatePatience is how long a connection is parked; then it is closed, and the client tries again, here or elsewhere.
+const gatePatience = 2 * time.Second
+
+// gateTimeout is how long etcd may take to name the heads before the last known ones count.
+const gateTimeout = 500 * time.Millisecond

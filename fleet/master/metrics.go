@@ -1,0 +1,173 @@
+package master
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/nfs-fleet/nfs-fleet/exporter"
+	"github.com/nfs-fleet/nfs-fleet/exporter/volume"
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// metrics are this master's Prometheus metrics. It implements exporter.Observer without a lock or an allocation a call.
+type metrics struct {
+	registry   *prometheus.Registry
+	calls      map[procedureKey]prometheus.Counter
+	latency    map[procedureKey]prometheus.Observer
+	other      prometheus.Counter
+	in, out    prometheus.Counter
+	publishing *prometheus.HistogramVec
+}
+
+type procedureKey struct{ program, procedure uint32 }
+
+func newMetrics(m *Master) *metrics {
+	r := prometheus.NewRegistry()
+	calls := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nfs_fleet_rpc_calls_total", Help: "RPC calls answered."}, []string{"program", "procedure"})
+	latency := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "nfs_fleet_rpc_seconds", Help: "Time from reading a batch of calls to writing its replies, one observation a procedure and batch.",
+		Buckets: prometheus.ExponentialBuckets(10e-6, 4, 10),
+	}, []string{"program", "procedure"})
+	moved := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nfs_fleet_rpc_bytes_total", Help: "Bytes of calls (in) and replies (out)."}, []string{"direction"})
+	out := &metrics{
+		registry: r, calls: map[procedureKey]prometheus.Counter{}, latency: map[procedureKey]prometheus.Observer{},
+		other: calls.WithLabelValues("other", "other"), in: moved.WithLabelValues("in"), out: moved.WithLabelValues("out"),
+		publishing: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "nfs_fleet_publish_seconds", Help: "Duration of publishes, from the request or the source's quiet to the new head served.",
+			Buckets: prometheus.ExponentialBuckets(0.01, 3, 12),
+		}, []string{"shard"}),
+	}
+	for _, p := range exporter.Procedures() {
+		k := procedureKey{p.Program, p.Number}
+		out.calls[k] = calls.WithLabelValues(p.ProgramName, p.Name)
+		out.latency[k] = latency.WithLabelValues(p.ProgramName, p.Name)
+	}
+	r.MustRegister(calls, latency, moved, out.publishing, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &gauges{m})
+	return out
+}
+
+// Answered implements exporter.Observer.
+func (x *metrics) Answered(program, procedure uint32, n int, took time.Duration) {
+	k := procedureKey{program, procedure}
+	if c, ok := x.calls[k]; ok {
+		c.Add(float64(n))
+		x.latency[k].Observe(took.Seconds())
+		return
+	}
+	x.other.Add(float64(n))
+}
+
+// Moved implements exporter.Observer.
+func (x *metrics) Moved(in, out int) {
+	x.in.Add(float64(in))
+	x.out.Add(float64(out))
+}
+
+func (x *metrics) published(shard string) func(time.Duration) {
+	h := x.publishing.WithLabelValues(shard)
+	return func(d time.Duration) { h.Observe(d.Seconds()) }
+}
+
+// gauges are read from the master when Prometheus asks.
+type gauges struct{ m *Master }
+
+var (
+	descConns      = prometheus.NewDesc("nfs_fleet_connections", "Open NFS connections.", nil, nil)
+	descRefused    = prometheus.NewDesc("nfs_fleet_connections_refused_total", "Connections closed unserved.", nil, nil)
+	descGeneration = prometheus.NewDesc("nfs_fleet_generation", "Generation served.", []string{"shard"}, nil)
+	descFiles      = prometheus.NewDesc("nfs_fleet_files", "Names in the served generation that are not directories.", []string{"shard"}, nil)
+	descLeads      = prometheus.NewDesc("nfs_fleet_leads", "1 when this master leads the shard.", []string{"shard"}, nil)
+	descObjects    = prometheus.NewDesc("nfs_fleet_store_objects", "Objects in the store.", nil, nil)
+	descStore      = prometheus.NewDesc("nfs_fleet_store_bytes", "Bytes that the store takes on disk.", nil, nil)
+	descFree       = prometheus.NewDesc("nfs_fleet_store_free_bytes", "Bytes free on the store's file system.", nil, nil)
+	descEtcd       = prometheus.NewDesc("nfs_fleet_etcd_healthy", "1 when etcd answers.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (g *gauges) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descConns, descRefused, descGeneration, descFiles, descLeads, descObjects, descStore, descFree, descEtcd} {
+		c <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (g *gauges) Collect(c chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	rpc, disk := g.m.exporter.Stats(), g.m.store.Stats()
+	gauge(descConns, float64(rpc.Conns))
+	c <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(rpc.Refused))
+	gauge(descObjects, float64(disk.Objects))
+	gauge(descStore, float64(disk.Disk))
+	gauge(descFree, float64(disk.Free))
+	g.m.mu.Lock()
+	healthy := g.m.etcdErr == nil
+	g.m.mu.Unlock()
+	gauge(descEtcd, truth(healthy))
+	for _, s := range g.m.allShards() {
+		st := s.replica.Status()
+		gauge(descGeneration, float64(st.Head.Number), s.name)
+		gauge(descFiles, float64(st.Head.Files), s.name)
+		gauge(descLeads, truth(st.Epoch != 0), s.name)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// startConsole serves HTTP.
+func (m *Master) startConsole(parts *stack, l *listeners) error {
+	server := console.NewServer(console.Config{Control: control{m}, Metrics: m.metrics.registry, Logger: m.log})
+	if host, err := netip.ParseAddrPort(l.http.Addr().String()); err != nil || !host.Addr().IsLoopback() {
+		m.log.Warn().Str("http", l.http.Addr().String()).Msg("the console is reachable from other hosts and asks for no password: whoever reaches it can publish")
+	}
+	parts.start("http", func(ctx context.Context) error { return server.Serve(ctx, l.http) })
+	return nil
+}
+
+// volumeStore is the store as a volume wants it.
+type volumeStore struct{ *store.Store }
+
+// OpenBlob implements volume.Store.
+func (s volumeStore) OpenBlob(d tree.Digest) (volume.Blob, error) {
+	b, err := s.Store.OpenBlob(d)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", d, err)
+	}
+	return b, nil
+}
+
+// exportMounts is the mount table as the exporter wants it.
+type exportMounts struct{ *mountTable }
+
+// Unmounted implements exporter.Mounts: one record a client and shard, whatever the path.
+func (t exportMounts) Unmounted(shard, _ string, client netip.Addr) {
+	t.mountTable.Unmounted(shard, client)
+}
+
+// List implements exporter.Mounts.
+func (t exportMounts) List() []exporter.Mount {
+	known := t.list()
+	out := make([]exporter.Mount, len(known))
+	for i, m := range known {
+		out[i] = mountOf(m)
+	}
+	return out
+}
+
+func mountOf(m fleet.Mount) exporter.Mount {
+	return exporter.Mount{Shard: m.Shard, Path: m.Path, Client: m.Client, Since: m.Since}
+}

@@ -1,0 +1,359 @@
+package master
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/nfs-fleet/nfs-fleet/exporter"
+	"github.com/nfs-fleet/nfs-fleet/exporter/volume"
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/replicator"
+	"github.com/nfs-fleet/nfs-fleet/replicator/source"
+)
+
+// shard is one shard on this master.
+type shard struct {
+	name     string
+	settings fleet.Shard // guarded by Master.mu
+	volume   *volume.Volume
+	replica  *replicator.Replica
+	source   *source.Source // nil: none here
+	parts    *stack
+}
+
+// restoreShards starts every shard that the disk knows, before etcd is asked.
+func (m *Master) restoreShards(ctx context.Context) error {
+	records, err := m.ledger.Read()
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(records)) {
+		var settings fleet.Shard
+		if err := json.Unmarshal(records[name].Settings, &settings); err != nil {
+			return fmt.Errorf("ledger, settings of shard %s: %w", name, err)
+		}
+		if err := m.startShard(ctx, settings, records[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startShard starts one shard and stands for its leadership once the fleet is known.
+func (m *Master) startShard(ctx context.Context, settings fleet.Shard, rec replicator.Record) error {
+	s := &shard{name: settings.Name, settings: settings, parts: newStack()}
+	s.volume = volume.New(uint64(settings.FSID), volumeStore{m.store}, m.log)
+	conf := replicator.Config{
+		Shard: s.name, Master: m.cfg.Name, Store: m.store, Ledger: m.ledger, Heads: shardHeads{m.registry, s.name}, Volume: s.volume,
+		Settings: replicaSettings(settings), Record: rec, Logger: m.log, Published: m.metrics.published(s.name), Pruned: m.pruned, Flipped: m.flipped,
+	}
+	if from, ok := m.cfg.Sources[s.name]; ok {
+		src, err := m.openSource(s.name, from.Dir)
+		if err != nil {
+			return err
+		}
+		s.source, conf.Source, conf.Directory, conf.Manual = src, src, from.Dir, from.Manual()
+	}
+	replica, err := replicator.New(ctx, conf)
+	if err != nil {
+		return err
+	}
+	s.replica = replica
+	if s.source != nil {
+		s.parts.start("source", s.source.Run)
+	}
+	s.parts.start("replica", replica.Run)
+	m.mu.Lock()
+	m.shards[s.name] = s
+	m.mu.Unlock()
+	go m.watchShard(s)
+	return nil
+}
+
+// watchShard ends with the shard: it makes a part that failed the master's failure.
+func (m *Master) watchShard(s *shard) {
+	select {
+	case err := <-s.parts.failed:
+		m.fail(fmt.Errorf("shard %s: %w", s.name, err))
+	case <-s.parts.stopped:
+	}
+}
+
+func (m *Master) openSource(shard, dir string) (*source.Source, error) {
+	root, err := source.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("source of shard %s: %w; correct --source %s=DIR", shard, err, shard)
+	}
+	return source.New(source.Config{
+		Shard: shard, FS: root, Watch: dir, State: filepath.Join(m.data.join("scan"), shard), Objects: m.store,
+		Quiet: m.cfg.Scan.Quiet, MaxWait: m.cfg.Scan.MaxWait, Rescan: m.cfg.Scan.Rescan, Logger: m.log.With().Str("shard", shard).Logger(),
+	})
+}
+
+func replicaSettings(s fleet.Shard) replicator.Settings {
+	return replicator.Settings{MinCopies: s.MinCopies, Strict: s.Strict, Paused: s.Paused, Expired: s.Keep.Expired}
+}
+
+// runShards stops the shards when ctx ends.
+func (m *Master) runShards(ctx context.Context) error {
+	<-ctx.Done()
+	for _, s := range m.allShards() {
+		if late := s.parts.stop(stopLimit); len(late) > 0 {
+			m.log.Warn().Str("shard", s.name).Strs("parts", late).Msg("did not stop in time")
+		}
+	}
+	return nil
+}
+
+// allShards returns the shards by name.
+func (m *Master) allShards() []*shard {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]*shard, 0, len(m.shards))
+	for _, name := range slices.Sorted(maps.Keys(m.shards)) {
+		out = append(out, m.shards[name])
+	}
+	return out
+}
+
+func (m *Master) shard(name string) (*shard, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.shards[name]
+	return s, ok
+}
+
+// seen is called with each View of the fleet. It runs in the goroutine of Registry.Follow.
+func (m *Master) seen(ctx context.Context, v fleet.View) {
+	known, err := m.settleIdentity(ctx, v)
+	if err != nil {
+		m.lost(err)
+		return
+	}
+	m.mu.Lock()
+	first := m.etcdErr != nil
+	m.view, m.etcdErr = v, nil
+	m.mu.Unlock()
+	if first {
+		m.log.Info().Int64("revision", v.Revision).Msg("etcd answers")
+	}
+	for key, problem := range v.Problems {
+		m.log.Warn().Err(problem).Str("key", key).Msg("a value in etcd cannot be read")
+	}
+	if !known {
+		return
+	}
+	if err := m.reconcile(ctx, v); err != nil {
+		m.log.Error().Err(err).Msg("cannot follow the fleet")
+	}
+}
+
+// lost is called each time that etcd cannot be read.
+func (m *Master) lost(err error) {
+	m.mu.Lock()
+	first := m.etcdErr == nil || m.view.Revision == 0 && m.etcdErr.Error() != err.Error()
+	m.etcdErr = err
+	m.mu.Unlock()
+	if first {
+		m.log.Warn().Err(err).Strs("endpoints", m.client.Endpoints()).Msg("etcd does not answer; serving goes on, publishing waits; trying again")
+	}
+}
+
+// settleIdentity compares the fleet in etcd with the one that the disk belongs to; it makes or joins the fleet when
+// the disk is new. known is false when etcd holds no fleet but the disk does: somebody has to recover it.
+func (m *Master) settleIdentity(ctx context.Context, v fleet.View) (known bool, err error) {
+	m.mu.Lock()
+	local := m.local
+	m.mu.Unlock()
+	id := v.Identity
+	switch {
+	case id.ID == "" && local.ID != "":
+		if m.warnOnce("lost") {
+			m.log.Error().Msg("etcd holds no such fleet, but this master's disk belongs to one: serving what the disk has; run `nfs-fleet recover` if etcd has lost its data")
+		}
+		return false, nil
+	case id.ID == local.ID && id.ID != "":
+		return true, nil
+	case id.ID != "" && local.ID != "":
+		m.fail(fmt.Errorf("data directory %s belongs to fleet %s (%s), but etcd holds %s (%s) under that name: choose another with --data-dir, or the right etcd with --etcd",
+			m.data.path, local.Fleet, local.ID, id.Fleet, id.ID))
+		return false, nil
+	case id.ID == "":
+		ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+		defer cancel()
+		id, err = m.registry.CreateIdentity(ctx, fleet.Identity{ID: uuid.NewString(), Fleet: m.cfg.Fleet, CreatedAt: time.Now().UTC()})
+		if err != nil {
+			return false, err
+		}
+	}
+	local = localIdentity{id, m.cfg.Name}
+	if err := m.data.setIdentity(local); err != nil {
+		m.fail(err)
+		return false, nil
+	}
+	m.mu.Lock()
+	m.local = local
+	m.mu.Unlock()
+	m.log.Info().Str("id", id.ID).Str("fleet", id.Fleet).Msg("this disk now belongs to the fleet")
+	return true, nil
+}
+
+// reconcile makes the shards here those of the view.
+func (m *Master) reconcile(ctx context.Context, v fleet.View) error {
+	for _, name := range slices.Sorted(maps.Keys(m.cfg.Sources)) {
+		if _, ok := v.Shards[name]; ok || v.Problems[m.registry.Keys().Shard(name)] != nil {
+			continue
+		}
+		if err := m.createSourceShard(ctx, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.Shards)) {
+		if err := m.follow(ctx, v, v.Shards[name]); err != nil {
+			return err
+		}
+	}
+	for _, s := range m.allShards() {
+		if _, ok := v.Shards[s.name]; !ok && v.Problems[m.registry.Keys().Shard(s.name)] == nil {
+			m.dropShard(s)
+		}
+	}
+	m.serve()
+	m.announce()
+	m.mu.Lock()
+	m.reconciled = v
+	m.tellLocked()
+	m.mu.Unlock()
+	return nil
+}
+
+// tellLocked wakes those that wait for reconciled or terms to change. The caller holds mu.
+func (m *Master) tellLocked() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// createSourceShard brings the shard of a configured source into being; the watch then brings it here.
+func (m *Master) createSourceShard(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	s, err := m.registry.CreateShard(ctx, m.cfg.Shard(name, time.Now()))
+	if err != nil {
+		return fmt.Errorf("create shard %s: %w", name, err)
+	}
+	m.log.Info().Str("shard", name).Stringer("fsid", s.FSID).Msg("shard created")
+	return nil
+}
+
+// follow tells one shard what the view says of it, and starts it when it is new.
+func (m *Master) follow(ctx context.Context, v fleet.View, settings fleet.Shard) error {
+	s, ok := m.shard(settings.Name)
+	if ok && s.settings.FSID != settings.FSID {
+		m.dropShard(s) // deleted and made anew since we looked
+		ok = false
+	}
+	text, err := json.Marshal(settings)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if err := m.ledger.SetSettings(settings.Name, text); err != nil {
+			return err
+		}
+		if err := m.startShard(ctx, settings, replicator.Record{Settings: text}); err != nil {
+			return err
+		}
+		s, _ = m.shard(settings.Name)
+	} else if before, err := json.Marshal(s.settings); err != nil || string(before) != string(text) {
+		if err := m.ledger.SetSettings(settings.Name, text); err != nil {
+			return err
+		}
+		m.mu.Lock()
+		s.settings = settings
+		m.mu.Unlock()
+		s.replica.SetSettings(replicaSettings(settings))
+	}
+	head := v.Heads[s.name]
+	if v.Problems[m.registry.Keys().Head(s.name)] == nil {
+		s.replica.SetHead(head.Generation, head.Revision)
+	}
+	m.election.Stand(s.name, s.source != nil)
+	return nil
+}
+
+// dropShard stops a shard that is no more and forgets it.
+func (m *Master) dropShard(s *shard) {
+	m.election.Withdraw(s.name)
+	m.mu.Lock()
+	delete(m.shards, s.name)
+	delete(m.terms, s.name)
+	m.mu.Unlock()
+	m.export()
+	s.parts.stop(stopLimit)
+	if err := m.ledger.Forget(s.name); err != nil {
+		m.log.Error().Err(err).Str("shard", s.name).Msg("forgetting a deleted shard")
+	}
+	m.log.Info().Str("shard", s.name).Msg("shard deleted")
+	m.pruned()
+}
+
+// serve opens the doors: from now on, what is exported may be mounted.
+func (m *Master) serve() {
+	m.openOnce.Do(func() { close(m.open) })
+	m.export()
+}
+
+// serveStale serves what the disk has when etcd has not answered in time.
+func (m *Master) serveStale(ctx context.Context) error {
+	timer := time.NewTimer(staleAfter)
+	defer timer.Stop()
+	select {
+	case <-m.open:
+	case <-timer.C:
+		m.log.Warn().Msg("etcd has not confirmed any head: serving what this disk has, marked stale")
+		m.serve()
+	case <-ctx.Done():
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// flipped is called when a shard serves another generation.
+func (m *Master) flipped() {
+	m.export()
+	m.announce()
+}
+
+// export tells the exporter which volumes there are. Before the doors are open there are none.
+func (m *Master) export() {
+	select {
+	case <-m.open:
+	default:
+		return
+	}
+	m.exporting.Lock()
+	defer m.exporting.Unlock()
+	var exports []exporter.Export
+	for _, s := range m.allShards() {
+		if s.volume.State() == nil {
+			continue
+		}
+		m.mu.Lock()
+		settings := s.settings
+		m.mu.Unlock()
+		exports = append(exports, exporter.Export{Name: s.name, Volume: s.volume, Rules: rules(settings)})
+	}
+	m.exporter.SetExports(exports)
+}
+
+func rules(s fleet.Shard) exporter.Rules {
+	squash := map[fleet.Squash]exporter.Squash{fleet.SquashNone: exporter.SquashNone, fleet.SquashRoot: exporter.SquashRoot, fleet.SquashAll: exporter.SquashAll}
+	return exporter.Rules{Networks: s.Networks, Squash: squash[s.Squash], AnonUID: s.AnonUID, AnonGID: s.AnonGID, Insecure: s.Insecure}
+}
