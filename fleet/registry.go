@@ -178,12 +178,12 @@ func (r *Registry) swap(ctx context.Context, conditions []clientv3.Cmp, ops ...c
 	return nil
 }
 
-func put(key string, value any) clientv3.Op {
+func put(key string, value any, opts ...clientv3.OpOption) clientv3.Op {
 	b, err := json.Marshal(value)
 	if err != nil {
 		panic(fmt.Sprintf("fleet: marshal %s: %v", key, err)) // our own plain types always marshal
 	}
-	return clientv3.OpPut(key, string(b))
+	return clientv3.OpPut(key, string(b), opts...)
 }
 
 // unavailable wraps ErrUnavailable around errors that mean "etcd did not answer" rather than "etcd said no".
