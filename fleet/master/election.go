@@ -49,7 +49,7 @@ func (m *Master) startEtcd(ctx context.Context, parts *stack) error {
 	}
 	if err != nil {
 		if own != nil {
-			own.server.Close()
+			own.close()
 		}
 		return fmt.Errorf("etcd client: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -22,12 +23,14 @@ const (
 
 // embeddedEtcd is an etcd that runs inside this process.
 type embeddedEtcd struct {
-	server *embed.Etcd
-	log    zerolog.Logger
+	server  *embed.Etcd
+	log     zerolog.Logger
+	closing atomic.Bool
 }
 
 // startEtcd starts a one-member etcd in dir. It returns when the member is ready to serve.
 func startEtcd(ctx context.Context, name, dir, clientListen, peerListen string, log zerolog.Logger) (*embeddedEtcd, error) {
+	e := &embeddedEtcd{log: log}
 	c := embed.NewConfig()
 	client, peer := httpURL(clientListen), httpURL(peerListen)
 	c.Name, c.Dir = name, dir
@@ -36,30 +39,30 @@ func startEtcd(ctx context.Context, name, dir, clientListen, peerListen string, 
 	c.InitialCluster = c.InitialClusterFromName(name)
 	c.QuotaBackendBytes = etcdQuota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, etcdRetention
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(log))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapCore{log, &e.closing}))
 	for flag, address := range map[string]string{"--etcd-client-listen": clientListen, "--etcd-peer-listen": peerListen} {
 		if err := portFree(address); err != nil {
 			return nil, fmt.Errorf("embedded etcd cannot listen on %s: %w; choose another address with %s, or use a running etcd with --etcd", address, err, flag)
 		}
 	}
-	server, err := embed.StartEtcd(c)
-	if err != nil {
+	var err error
+	if e.server, err = embed.StartEtcd(c); err != nil {
 		return nil, fmt.Errorf("embedded etcd in %s: %w", dir, err)
 	}
 	select {
-	case <-server.Server.ReadyNotify():
-		return &embeddedEtcd{server, log}, nil
-	case err = <-server.Err():
+	case <-e.server.Server.ReadyNotify():
+		return e, nil
+	case err = <-e.server.Err():
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	server.Close()
+	e.close()
 	return nil, fmt.Errorf("embedded etcd in %s: %w", dir, err)
 }
 
 // run keeps the server within its quota until ctx ends, and then closes it.
 func (e *embeddedEtcd) run(ctx context.Context, client *clientv3.Client) error {
-	defer e.server.Close()
+	defer e.close()
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
@@ -74,6 +77,11 @@ func (e *embeddedEtcd) run(ctx context.Context, client *clientv3.Client) error {
 			}
 		}
 	}
+}
+
+func (e *embeddedEtcd) close() {
+	e.closing.Store(true)
+	e.server.Close()
 }
 
 // reclaim compacts and defragments when etcd has raised NOSPACE or most of its file is free, and lifts the alarm.
@@ -125,6 +133,3 @@ func portFree(address string) error {
 	}
 	return l.Close()
 }
-
-// zapTo gives etcd, which speaks zap, our logger. etcd's own info is of interest at debug level only.
-func zapTo(log zerolog.Logger) *zap.Logger { return zap.New(zapCore{log}) }

@@ -59,15 +59,15 @@ type Master struct {
 
 	// mu guards what follows. It is held for short, never across I/O; a Replica is never called under it but for the
 	// Set methods and Status, which do not wait.
-	mu    sync.Mutex
-	local localIdentity
-	view  fleet.View // the last one seen; Revision 0 before the first
+	mu         sync.Mutex
+	local      localIdentity
+	view       fleet.View    // the last one seen; Revision 0 before the first
 	reconciled fleet.View    // the last view whose shards are those here
 	changed    chan struct{} // closed, and replaced, when reconciled or terms change
-	etcdErr     error // why etcd cannot be read now
-	shards      map[string]*shard
-	terms       map[string]*election.Term // by shard, the latest
-	warned      map[string]bool           // what warnOnce has said
+	etcdErr    error         // why etcd cannot be read now
+	shards     map[string]*shard
+	terms      map[string]*election.Term // by shard, the latest
+	warned     map[string]bool           // what warnOnce has said
 }
 
 var errNotAsked = errors.New("not asked yet")
