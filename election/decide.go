@@ -54,11 +54,9 @@ func (s *state) endTerms() {
 		_, resigned := s.resigned[shard]
 		switch {
 		case !held || now != epoch:
-			delete(s.terms, shard)
-			s.do(doEnd{shard, ErrDeposed})
+			s.endTerm(shard, ErrDeposed)
 		case !wanted || resigned:
-			delete(s.terms, shard)
-			s.do(doEnd{shard, ErrResigned})
+			s.endTerm(shard, ErrResigned)
 		}
 	}
 	for shard, epoch := range s.released {
@@ -71,6 +69,11 @@ func (s *state) endTerms() {
 			delete(s.resigned, shard)
 		}
 	}
+}
+
+func (s *state) endTerm(shard string, cause error) {
+	delete(s.terms, shard)
+	s.do(doEnd{shard, cause})
 }
 
 func (s *state) beginTerms() {

@@ -40,6 +40,9 @@ func withEtcd(m *testing.M) (int, error) {
 	return m.Run(), nil
 }
 
+// SharedEndpoint is for the tests that see the package from outside.
+func SharedEndpoint() string { return shared.client.String() }
+
 // server is an etcd in this process.
 type server struct {
 	etcd         *embed.Etcd
@@ -174,22 +177,4 @@ func etcdNode(t testing.TB, prefix, master string, endpoints ...string) *node {
 	}
 	e, err := New(Config{Client: dial(t, endpoints...), Prefix: prefix, Master: master, TTL: MinTTL})
 	return run(t, e, err)
-}
-
-func TestSmoke(t *testing.T) {
-	p := newPrefix()
-	n := etcdNode(t, p, "m1")
-	n.Stand("www", true)
-	start := time.Now()
-	term := n.term()
-	t.Log(time.Since(start), term.Epoch(), time.Until(term.Deadline()), n.Lease())
-	n.Announce(p+"masters/m1", []byte("{}"))
-	resp, _ := dial(t, shared.client.String()).Get(t.Context(), p, clientv3.WithPrefix())
-	for _, kv := range resp.Kvs {
-		t.Log(string(kv.Key), string(kv.Value), kv.Lease)
-	}
-	start = time.Now()
-	t.Log(n.end(), time.Since(start), cause(t, term))
-	resp, _ = dial(t, shared.client.String()).Get(t.Context(), p, clientv3.WithPrefix())
-	t.Log(resp.Count)
 }

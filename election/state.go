@@ -194,6 +194,10 @@ func (s *state) take(now instant, e event) {
 	case withdrawal:
 		delete(s.stands, e.shard)
 		s.declined[e.shard] = true
+		if epoch, leads := s.terms[e.shard]; leads { // even if the master stands again before this is decided on
+			s.released[e.shard] = epoch
+			s.endTerm(e.shard, ErrResigned)
+		}
 		s.introduce()
 	case handOver:
 		if _, leads := s.terms[e.shard]; leads && e.to != s.config.Master {
