@@ -9,6 +9,7 @@ import (
 
 // hot is the calls that must cost nothing but their work.
 func hot(b *bench) map[string]rpc.Call {
+	b.must(procRead, args(b.handle("big"), uint64(0), 1)) // opens it
 	call := func(proc uint32, in []byte) rpc.Call {
 		c := b.call
 		c.Proc, c.Args = proc, in

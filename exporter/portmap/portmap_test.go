@@ -170,14 +170,14 @@ func (r *rpcbind) Append(_ context.Context, c *rpc.Call, dst []byte) ([]byte, er
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	name := fmt.Sprintf("%d/%d %s", b.program, b.version, b.netid)
+	name := fmt.Sprintf("%d/%d %s ", b.program, b.version, b.netid)
 	at := slices.IndexFunc(r.had, func(s string) bool { return strings.HasPrefix(s, name) })
 	switch c.Proc {
 	case procSet:
 		if r.refuse || at >= 0 {
 			return rpc.AppendBool(dst, false), nil
 		}
-		r.had = append(r.had, name+" "+b.addr)
+		r.had = append(r.had, name+b.addr)
 		return rpc.AppendBool(dst, true), nil
 	case procUnset:
 		if at >= 0 {

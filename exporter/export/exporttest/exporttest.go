@@ -153,6 +153,15 @@ func (v *Volume) OpenBlob(d tree.Digest) (volume.Blob, error) {
 	return opened.(*blob), nil
 }
 
+// OpenCached implements volume.CachedOpener.
+func (v *Volume) OpenCached(d tree.Digest) (volume.Blob, bool) {
+	if v.Cold.Load() {
+		return nil, false
+	}
+	b, err := v.OpenBlob(d)
+	return b, err == nil
+}
+
 type blob struct {
 	v *Volume
 	b []byte
