@@ -177,7 +177,7 @@ func (w *pageWork) write(p dirPage, entries []tree.Entry) (dirPage, error) {
 			before, named = w.replace(next, e)
 			next++
 		}
-		if before == nil || e.Type != tree.Directory && (e.Links != 1 || recordLinks(before) != 1) {
+		if before == nil || e.Type != tree.Directory && recordLinks(before) != 1 {
 			b.inos.set(e.Ino, locate(p.id, place))
 		}
 		if !named {

@@ -98,7 +98,6 @@ func (b *builder) settle() []departed {
 	for _, l := range b.left {
 		if b.inos.get(l.node.Ino()) == l.at {
 			gone = append(gone, l.node)
-			b.inos.set(l.node.Ino(), 0) // it may have left under several names
 		}
 	}
 	b.stats.gone = len(gone)
