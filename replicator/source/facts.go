@@ -101,20 +101,42 @@ func (f *facts) close() error {
 
 // get returns what is known about an inode.
 func (f *facts) get(id tree.LinkID) (fact, bool) {
+	var v fact
+	var ok bool
+	f.each(1, func(int) tree.LinkID { return id }, func(_ int, found fact) { v, ok = found, true })
+	return v, ok
+}
+
+// each calls found with what is known about the inodes that id returns for 0 to n-1; a zero id is none.
+func (f *facts) each(n int, id func(int) tree.LinkID, found func(int, fact)) {
+	var unwritten []int
 	f.mu.Lock()
-	v, ok := f.fresh[id]
-	if !ok && f.db == nil {
-		v, ok = f.memory[id]
+	for i := range n {
+		v, ok := f.fresh[id(i)]
+		if !ok && f.db == nil {
+			v, ok = f.memory[id(i)]
+		}
+		if ok {
+			found(i, v)
+		} else if f.db != nil && id(i) != (tree.LinkID{}) {
+			unwritten = append(unwritten, i)
+		}
 	}
 	f.mu.Unlock()
-	if ok || f.db == nil {
-		return v, ok
+	if len(unwritten) == 0 {
+		return
 	}
-	err := f.db.View(func(tx *bbolt.Tx) error {
-		v, ok = decodeFact(tx.Bucket(factBucket).Get(factKey(id)))
+	// An error means that nothing is known: reading the files again is the answer to that.
+	_ = f.db.View(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(factBucket)
+		var key [16]byte
+		for _, i := range unwritten {
+			if v, ok := decodeFact(b.Get(appendKey(key[:0], id(i)))); ok {
+				found(i, v)
+			}
+		}
 		return nil
 	})
-	return v, ok && err == nil
 }
 
 // put remembers a fact; it is durable after flush.
@@ -212,8 +234,10 @@ func (f *facts) summary() summary {
 	return f.last
 }
 
-func factKey(id tree.LinkID) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(make([]byte, 0, 16), id.Dev), id.Ino)
+func factKey(id tree.LinkID) []byte { return appendKey(make([]byte, 0, 16), id) }
+
+func appendKey(b []byte, id tree.LinkID) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, id.Dev), id.Ino)
 }
 
 func factID(k []byte) tree.LinkID {

@@ -30,6 +30,7 @@ type named struct {
 	name    string
 	info    os.FileInfo // nil: it is gone
 	descend bool
+	known   *fact // of its content, valid; nil: to be asked for
 }
 
 // fate is what became of a name while it was observed.
@@ -110,6 +111,7 @@ func (sc *Scan) vanishedDir(dir string) (*listed, error) {
 func (sc *Scan) observe(ctx context.Context, at billy.Filesystem, dir string, names []named, complete bool) (*listed, error) {
 	seen := make([]tree.Observed, len(names))
 	fates := make([]fate, len(names))
+	sc.recall(names)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(cap(sc.src.reader.buffers))
 	for i, n := range names {
@@ -121,7 +123,7 @@ func (sc *Scan) observe(ctx context.Context, at billy.Filesystem, dir string, na
 			seen[i], fates[i], err = sc.look(gctx, at, join(dir, n.name), n)
 			return err
 		}
-		if st, err := statOf(n.info); err == nil && regular(st) && st.Size > 0 && !sc.known(st) {
+		if n.known == nil && n.info.Mode().IsRegular() && n.info.Size() > 0 {
 			g.Go(look)
 		} else if err := look(); err != nil {
 			g.Go(func() error { return err })
@@ -161,7 +163,7 @@ func (sc *Scan) look(ctx context.Context, at billy.Filesystem, path string, n na
 				return o, f, fmt.Errorf("%q: %w", path, err)
 			}
 		}
-		o, err = sc.once(ctx, at, path, info)
+		o, err = sc.once(ctx, at, info, n.known)
 		o.Descend = n.descend && o.Type == tree.Directory && !o.Keep
 		var store *storeError
 		switch {
@@ -183,7 +185,7 @@ func (sc *Scan) look(ctx context.Context, at billy.Filesystem, path string, n na
 				return o, f, err
 			}
 		}
-		info, n.descend = nil, true // it may be another thing by now
+		info, n.known, n.descend = nil, nil, true // it may be another thing by now
 	}
 	sc.warn("%q was changing while it was read, and stays as it was", path)
 	sc.again(path, false)
@@ -192,7 +194,7 @@ func (sc *Scan) look(ctx context.Context, at billy.Filesystem, path string, n na
 }
 
 // once observes one name as info has it. errTorn, or an error that says vanished: it is not so any more.
-func (sc *Scan) once(ctx context.Context, at billy.Filesystem, path string, info os.FileInfo) (tree.Observed, error) {
+func (sc *Scan) once(ctx context.Context, at billy.Filesystem, info os.FileInfo, known *fact) (tree.Observed, error) {
 	e, err := entryOf(info)
 	if err != nil {
 		return tree.Observed{}, err
@@ -211,10 +213,10 @@ func (sc *Scan) once(ctx context.Context, at billy.Filesystem, path string, info
 	case tree.Regular:
 		if o.Link != (tree.LinkID{}) {
 			return sc.once1(o.Link, e.Name, func() (tree.Observed, error) {
-				return o, sc.content(ctx, at, st, &o.Entry)
+				return o, sc.content(ctx, at, st, known, &o.Entry)
 			})
 		}
-		return o, sc.content(ctx, at, st, &o.Entry)
+		return o, sc.content(ctx, at, st, known, &o.Entry)
 	}
 	return o, nil
 }
@@ -284,30 +286,45 @@ func (sc *Scan) once1(id tree.LinkID, name string, do func() (tree.Observed, err
 	return o, nil
 }
 
-// known reports whether a file's content need not be read.
-func (sc *Scan) known(st *statT) bool {
-	f, ok := sc.src.facts.get(linkOf(st))
-	return ok && f.check == checkOf(st)
+// recall fills in what is known of the regular files among names, all at once.
+func (sc *Scan) recall(names []named) {
+	checks := make([]check, len(names))
+	sc.src.facts.each(len(names), func(i int) tree.LinkID {
+		if names[i].info == nil {
+			return tree.LinkID{}
+		}
+		st, err := statOf(names[i].info)
+		if err != nil || !regular(st) {
+			return tree.LinkID{}
+		}
+		if checks[i] == (check{}) {
+			checks[i] = checkOf(st)
+		}
+		return linkOf(st)
+	}, func(i int, f fact) {
+		if f.check == checks[i] || names[i].info.Size() == 0 {
+			names[i].known = &f
+		}
+	})
 }
 
 // content fills in what a regular file holds: from its fingerprint, if that is good and what it names is there, or by
 // reading it.
-func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *statT, e *tree.Entry) error {
+func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *statT, known *fact, e *tree.Entry) error {
 	id := linkOf(st)
-	f, ok := sc.src.facts.get(id)
 	if st.Size == 0 {
-		if ok {
+		if known != nil {
 			return nil
 		}
 		return sc.src.remember(id, fact{})
 	}
-	if ok && f.check == checkOf(st) {
-		have, err := sc.src.present(ctx, f.content)
+	if known != nil {
+		have, err := sc.src.present(ctx, known.content)
 		if err != nil {
 			return &storeError{err}
 		}
 		if have {
-			e.Content, e.Used = f.content, f.used
+			e.Content, e.Used = known.content, known.used
 			return nil
 		}
 	}
@@ -325,7 +342,7 @@ func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *statT, e *
 		return err
 	}
 	sc.skip(file.xattrs())
-	f = fact{content: e.Content, used: e.Used}
+	f := fact{content: e.Content, used: e.Used}
 	if changed := time.Unix(int64(st.Ctim.Sec), int64(st.Ctim.Nsec)); began.Sub(changed) >= sc.src.cfg.Racy {
 		f.check = checkOf(st)
 	}

@@ -207,7 +207,7 @@ func (e *editor) edit() string {
 // Random edits, published by watching and looking at what is dirty, give the tree that a first look at everything
 // gives.
 func TestIncrementalScansEqualFreshOnes(t *testing.T) {
-	rounds, seeds := 25, 6
+	rounds, seeds := 20, 4
 	if testing.Short() {
 		rounds, seeds = 10, 2
 	}
