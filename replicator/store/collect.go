@@ -113,10 +113,9 @@ func (s *Store) markAndSweep(ctx context.Context, mark func(ctx context.Context,
 
 // giveBack makes disk space of what was deleted.
 func (s *Store) giveBack(ctx context.Context, gone []record, changed map[uint32]bool, c *Collected) error {
-	for _, r := range gone {
-		c.Freed += int64(r.size)
-	}
-	err := s.removeLarge(ctx, gone)
+	gone = append(gone, s.leftovers...)
+	s.leftovers = nil
+	err := s.removeLarge(ctx, gone, c)
 	s.writeMu.Lock()
 	active, packs := s.active, *s.packs.Load() // together, so that no younger active pack is taken for a sealed one
 	s.writeMu.Unlock()

@@ -34,6 +34,25 @@ func mustCollect(t testing.TB, s *Store, objects ...[]byte) Collected {
 	return c
 }
 
+// onDisk returns the bytes of all packs and large files below dir.
+func onDisk(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() || filepath.Ext(path) == ".idx" {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			n += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 func TestCollect(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, small)
@@ -71,15 +90,8 @@ func TestCollect(t *testing.T) {
 			t.Errorf("pack %d: %d of %d bytes live", p.id, p.live.Load(), p.size.Load())
 		}
 	}
-	var onDisk int64
-	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if info, _ := e.Info(); err == nil && !e.IsDir() && filepath.Ext(path) != ".idx" {
-			onDisk += info.Size()
-		}
-		return err
-	})
-	if err != nil || onDisk != s.Stats().Disk {
-		t.Errorf("%d bytes on disk, %v; stats: %+v", onDisk, err, s.Stats())
+	if n := onDisk(t, dir); n != s.Stats().Disk {
+		t.Errorf("%d bytes on disk; stats: %+v", n, s.Stats())
 	}
 	mustSync(t, s)
 	if err := s.Close(); err != nil {

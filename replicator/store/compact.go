@@ -139,7 +139,8 @@ func (c *compaction) finish(tmp string) (*pack, error) {
 		err = s.disk.syncDir(filepath.Join(s.dir, "packs"))
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.Rename(s.pathOf(c.id), tmp), os.Remove(s.indexPathOf(c.id)))
+		_, _ = os.Rename(s.pathOf(c.id), tmp), os.Remove(s.indexPathOf(c.id))
+		return nil, err
 	}
 	p := &pack{id: c.id, file: newFile(c.f, s.disk), synced: c.written, covered: c.written, linked: true}
 	p.size.Store(c.written)

@@ -153,6 +153,36 @@ func TestIndexFilesAreRebuilt(t *testing.T) {
 	}
 }
 
+// An index file without its pack, as a crash in a compaction leaves it, harms no pack that comes later.
+func TestOrphanedIndexFile(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, small)
+	mustPut(t, s, object(1, 100))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	x := packIndex{id: 2, sealed: true, covered: 300, records: []record{{tree.Sum(object(2, 10)), 16, 10}}}
+	if err := os.WriteFile(s.indexPathOf(2), x.encode(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s = openStore(t, dir, small)
+		mustLack(t, s, object(2, 10))
+		for i := range 30 {
+			mustPut(t, s, object(i+100, 400))
+		}
+		mustSync(t, s)
+		s = openStore(t, copyStore(t, dir), small)
+		for i := range 30 {
+			mustHold(t, s, object(i+100, 400))
+		}
+		dir = s.dir
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A sealed pack that lost its end lacks the objects there, and only them; they can be put again.
 func TestShortenedPack(t *testing.T) {
 	dir := t.TempDir()
@@ -165,6 +195,10 @@ func TestShortenedPack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(path, 2000); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir, small)
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	s = openStore(t, dir, small)

@@ -253,8 +253,8 @@ func TestCollectFails(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if st := s.Stats(); st.Objects != 9 {
-					t.Errorf("%d objects are left, want 9", st.Objects)
+				if st := s.Stats(); st.Objects != 9 || st.Disk != onDisk(t, s.dir) {
+					t.Errorf("%d bytes on disk; stats: %+v", onDisk(t, s.dir), st)
 				}
 			}
 		})

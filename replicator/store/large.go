@@ -72,16 +72,25 @@ func (l *large) list() ([]record, error) {
 	return found, nil
 }
 
-// get returns the file of d, held for the caller. It opens the file only when the cache does not have it.
-func (l *large) get(d tree.Digest, size uint32) (*file, error) {
+// cached returns the file of d, held for the caller, if the cache has it, and how many drops there were.
+func (l *large) cached(d tree.Digest) (*file, uint64) {
 	l.mu.RLock()
 	f, drops := l.open[d], l.drops
 	ok := f != nil && f.acquire()
 	l.mu.RUnlock()
-	if ok {
-		if !f.used.Load() {
-			f.used.Store(true)
-		}
+	if !ok {
+		return nil, drops
+	}
+	if !f.used.Load() {
+		f.used.Store(true)
+	}
+	return f, drops
+}
+
+// get returns the file of d, held for the caller. It opens the file only when the cache does not have it.
+func (l *large) get(d tree.Digest, size uint32) (*file, error) {
+	f, drops := l.cached(d)
+	if f != nil {
 		return f, nil
 	}
 	if f := l.adopt(d, nil, drops); f != nil {
@@ -272,42 +281,48 @@ func (l *large) leave(size uint32) {
 }
 
 // removeLarge deletes the files of large objects that the index has forgotten. One that was put again meanwhile stays.
-func (s *Store) removeLarge(ctx context.Context, gone []record) error {
+func (s *Store) removeLarge(ctx context.Context, gone []record, c *Collected) error {
 	l := &s.large
 	var failed error
-	for _, r := range gone {
+	for i, r := range gone {
 		if err := s.usable(ctx); err != nil {
+			s.leftovers = append(s.leftovers, gone[i:]...)
 			return errors.Join(failed, err)
 		}
-		if err := s.unlinkLarge(r); err != nil {
+		freed, err := s.unlinkLarge(r)
+		if err != nil {
+			s.leftovers = append(s.leftovers, r)
 			failed = fmt.Errorf("remove large object %s: %w", r.digest, err)
 		}
+		c.Freed += freed
 		l.drop(r.digest)
 	}
 	return failed
 }
 
-func (s *Store) unlinkLarge(r record) error {
+// unlinkLarge deletes the file of a large object that the index has forgotten, and returns the bytes that it had.
+func (s *Store) unlinkLarge(r record) (freed int64, err error) {
 	l := &s.large
 	l.placing.Lock()
 	defer l.placing.Unlock()
-	l.leave(r.size)
 	l.mu.RLock()
 	p := l.pending[r.digest]
 	_, again := s.index.lookup(&r.digest)
 	l.mu.RUnlock()
 	if again {
-		return nil
+		l.leave(r.size) // it was counted twice
+		return 0, nil
 	}
 	if p != nil {
 		s.settle(r.digest, p, false)
-		return s.disk.remove(p.tmp)
+		l.leave(r.size)
+		return int64(r.size), s.disk.remove(p.tmp)
 	}
-	err := s.disk.remove(l.path(r.digest, r.size))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	if err := s.disk.remove(l.path(r.digest, r.size)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
 	}
-	return err
+	l.leave(r.size)
+	return int64(r.size), nil
 }
 
 // vanished makes the index forget a large object whose file somebody took away, and reports whether it did.

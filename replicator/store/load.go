@@ -29,6 +29,12 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
+	// A killed process may have left names behind that are not durable; what is found here must count from here on.
+	for _, dir := range []string{"packs", "large", ".", ".."} {
+		if err := s.disk.syncDir(filepath.Join(s.dir, dir)); err != nil {
+			return err
+		}
+	}
 	var packs []loaded
 	objects := 0
 	for _, id := range ids {
@@ -51,16 +57,14 @@ func (s *Store) load() error {
 	}
 	for i, p := range packs {
 		s.setPack(p.id, p.pack)
-		s.nextID = p.id + 1
 		for _, r := range p.records {
 			s.enter(p.pack, r)
 		}
-		if p.sealed {
-			continue
-		}
-		if i == len(packs)-1 {
+		switch {
+		case p.sealed && p.covered <= p.synced:
+		case !p.sealed && i == len(packs)-1:
 			s.active = p.pack
-		} else {
+		default:
 			s.checkpoint(p.pack, true)
 		}
 	}
@@ -88,20 +92,38 @@ func readNames(dir string) ([]string, error) {
 	return names, errors.Join(err, f.Close())
 }
 
-// packIDs returns the numbers of the packs on disk, ascending.
+// packIDs returns the numbers of the packs on disk, ascending. It sees to it that none is used again, and deletes index
+// files without a pack: a later pack must not find them.
 func (s *Store) packIDs() ([]uint32, error) {
 	names, err := readNames(filepath.Join(s.dir, "packs"))
 	if err != nil {
 		return nil, err
 	}
-	var ids []uint32
+	var ids, indexes []uint32
 	for _, name := range names {
-		number, isPack := strings.CutSuffix(name, ".pack")
-		if id, err := strconv.ParseUint(number, 16, 32); isPack && err == nil && id > 0 && packName(uint32(id)) == name {
-			ids = append(ids, uint32(id))
+		number, _, _ := strings.Cut(name, ".")
+		n, err := strconv.ParseUint(number, 16, 32)
+		id := uint32(n)
+		switch {
+		case err != nil || id == 0 || id > maxPackID:
+			continue
+		case name == packName(id):
+			ids = append(ids, id)
+		case name == indexName(id):
+			indexes = append(indexes, id)
+		default:
+			continue
 		}
+		s.nextID = max(s.nextID, id+1)
 	}
 	slices.Sort(ids)
+	for _, id := range indexes {
+		if _, ok := slices.BinarySearch(ids, id); !ok {
+			if err := s.disk.remove(s.indexPathOf(id)); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return ids, nil
 }
 
@@ -129,7 +151,7 @@ func (s *Store) loadPack(id uint32) (loaded, error) {
 	}
 	if ok {
 		p.records, p.sealed, p.covered = x.records, x.sealed || x.covered > size, x.covered
-		p.size.Store(x.covered)
+		p.size.Store(min(x.covered, size))
 	} else {
 		p.size.Store(packHeader)
 	}

@@ -24,6 +24,7 @@ const (
 	recordMagic  = "nFr1"
 	recordHeader = 44
 	maxPackSize  = 2 << 30 // offsets are 32 bits, with room for the last object
+	maxPackID    = 1 << 24 // a file that says more is not of ours; the store keeps a pointer for every number
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -98,7 +99,7 @@ type tail struct {
 func scanPack(r io.ReaderAt, id uint32, off, size int64) (tail, error) {
 	t := tail{end: off}
 	var buf []byte
-	in := bufio.NewReaderSize(nil, 1<<20)
+	in := bufio.NewReaderSize(nil, int(min(size-off+recordHeader, 1<<20)))
 	seek := func(to int64) { off = to; in.Reset(io.NewSectionReader(r, to, size-to)) }
 	seek(off)
 	for off+recordHeader <= size {
@@ -132,7 +133,7 @@ func scanPack(r io.ReaderAt, id uint32, off, size int64) (tail, error) {
 
 // nextRecord returns the offset of the first record header at off or later that fits before size, or -1.
 func nextRecord(r io.ReaderAt, id uint32, off, size int64) (int64, error) {
-	window := make([]byte, 256<<10)
+	window := make([]byte, max(0, min(size-off, 256<<10)))
 	for off+recordHeader <= size {
 		n := int(min(int64(len(window)), size-off))
 		if m, err := r.ReadAt(window[:n], off); m < n {

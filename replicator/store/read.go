@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
@@ -31,7 +32,7 @@ func (s *Store) OpenBlob(d tree.Digest) (Blob, error) {
 
 // locate opens d and says where it was found.
 func (s *Store) locate(d tree.Digest) (Blob, place, error) {
-	for {
+	for range 100 { // each round but the first means that the object moved after the lookup
 		at, ok := s.index.lookup(&d)
 		if !ok {
 			return Blob{}, at, fmt.Errorf("object %s: %w", d, tree.ErrMissing)
@@ -43,7 +44,8 @@ func (s *Store) locate(d tree.Digest) (Blob, place, error) {
 			if s.closed.Load() {
 				return Blob{}, at, fmt.Errorf("open object: %w", ErrClosed)
 			}
-			continue // its pack was compacted after the lookup: it is in another
+			runtime.Gosched()
+			continue
 		}
 		f, err := s.large.get(d, at.size)
 		if err == nil {
@@ -56,6 +58,24 @@ func (s *Store) locate(d tree.Digest) (Blob, place, error) {
 			s.log.Error().Stringer("object", d).Msg("the file of a large object is gone")
 		}
 	}
+	return Blob{}, place{}, fmt.Errorf("object %s: its place is gone: %w", d, tree.ErrCorrupt)
+}
+
+// OpenCached is OpenBlob when that takes no system call: ok is false when d is missing, or a file to be opened first.
+func (s *Store) OpenCached(d tree.Digest) (b Blob, ok bool) {
+	at, ok := s.index.lookup(&d)
+	if !ok || s.closed.Load() {
+		return Blob{}, false
+	}
+	if at.pack == 0 {
+		f, _ := s.large.cached(d)
+		return Blob{f, 0, int64(at.size)}, f != nil
+	}
+	p := s.pack(at.pack)
+	if p == nil {
+		return Blob{}, false
+	}
+	return Blob{p.file, int64(at.off) + recordHeader, int64(at.size)}, true
 }
 
 // Size returns the object's size in bytes.

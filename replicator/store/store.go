@@ -56,11 +56,12 @@ type Store struct {
 	disk *disk
 	lock *os.File // holds the flock
 
-	index  index
-	packs  atomic.Pointer[[]*pack] // by id, nil where there is none; replaced whole under packsMu
-	large  large
-	closed atomic.Bool
-	upkeep chan struct{} // has room for the one Collect that runs
+	index     index
+	packs     atomic.Pointer[[]*pack] // by id, nil where there is none; replaced whole under packsMu
+	large     large
+	closed    atomic.Bool
+	upkeep    chan struct{} // has room for the one Collect that runs
+	leftovers []record      // of that Collect: large files that an earlier one could not delete
 
 	verifying sync.Mutex    // held by the one Verify that runs
 	serial    atomic.Uint64 // numbers the files in tmp

@@ -99,6 +99,9 @@ func mustLack(t testing.TB, s *Store, b []byte) {
 	if _, err := s.OpenBlob(d); !errors.Is(err, tree.ErrMissing) {
 		t.Fatalf("OpenBlob of a missing object: %v", err)
 	}
+	if _, ok := s.OpenCached(d); ok {
+		t.Fatal("OpenCached of a missing object")
+	}
 	if s.Has(d) {
 		t.Fatal("Has of a missing object is true")
 	}
@@ -315,8 +318,9 @@ func TestLimits(t *testing.T) {
 		t.Error("an object over MaxObject was stored")
 	}
 	b := make([]byte, MaxObject)
-	mustPut(t, s, b)
-	mustHold(t, s, b)
+	if got, err := s.Get(ctx, mustPut(t, s, b)); err != nil || !bytes.Equal(got, b) {
+		t.Errorf("Get of the largest object: %d bytes, %v", len(got), err)
+	}
 	cancel()
 	if _, err := s.Put(ctx, []byte("x")); !errors.Is(err, context.Canceled) {
 		t.Errorf("Put with an ended context: %v", err)
@@ -334,7 +338,10 @@ func TestLargeFilesOpenAreBounded(t *testing.T) {
 	for g := range 8 {
 		wg.Go(func() {
 			for i := range 400 {
-				mustHold(t, s, object((i*7+g)%40, 2000))
+				want := object((i*7+g)%40, 2000)
+				if got, err := s.Get(context.Background(), tree.Sum(want)); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("Get: %d bytes, %v", len(got), err)
+				}
 			}
 		})
 	}
@@ -345,6 +352,29 @@ func TestLargeFilesOpenAreBounded(t *testing.T) {
 	for d, f := range s.large.open {
 		if f.refs.Load() != 1 {
 			t.Errorf("%s has %d holders when nobody reads", d, f.refs.Load())
+		}
+	}
+}
+
+// OpenCached opens what is in a pack, and of large files what is open already.
+func TestOpenCached(t *testing.T) {
+	s := openStore(t, t.TempDir(), small)
+	for _, size := range []int{100, 2000} {
+		b := object(1, size)
+		d := mustPut(t, s, b)
+		mustSync(t, s)
+		s.large.closeAll()
+		for _, want := range []bool{size < small.LargeSize, true} {
+			blob, ok := s.OpenCached(d)
+			if ok != want {
+				t.Fatalf("OpenCached of %d bytes: %v, want %v", size, ok, want)
+			}
+			if p := make([]byte, size); ok {
+				if _, err := blob.ReadAt(p, 0); err != nil || !bytes.Equal(p, b) || blob.Close() != nil {
+					t.Errorf("OpenCached of %d bytes: %v", size, err)
+				}
+			}
+			mustHold(t, s, b)
 		}
 	}
 }

@@ -123,7 +123,7 @@ func (s *Store) quarantine(d tree.Digest, at place, b []byte) error {
 	if !s.forget(d, at) || at.pack != 0 {
 		return nil
 	}
-	err = s.unlinkLarge(record{digest: d, size: at.size})
+	_, err = s.unlinkLarge(record{digest: d, size: at.size})
 	s.large.drop(d)
 	return err
 }
