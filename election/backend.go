@@ -23,7 +23,8 @@ type backend interface {
 	watch(ctx context.Context, rev int64, each func(changes)) error
 	// tries is how many calls one after the other should be made before giving up: the number of endpoints.
 	tries() int
-	close() error
+	// close ends everything, at the latest when ctx does.
+	close(ctx context.Context)
 }
 
 // errGone: the lease has expired or was revoked.

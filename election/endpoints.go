@@ -25,6 +25,8 @@ type endpoints struct {
 	next   int
 	now    *endpoint // nil: the next is still to be connected
 	closed bool
+
+	closing sync.WaitGroup // connections: gRPC takes up to 5 s to close one that went silent
 }
 
 // endpoint is one connection to one endpoint. It is safe for concurrent use.
@@ -95,18 +97,28 @@ func (e *endpoints) leave(ep *endpoint) {
 // drop closes the present connection; its requests, streams and watches fail. The caller holds e.mu.
 func (e *endpoints) drop() {
 	e.now.leave()
-	e.now.conn.Close()
+	conn := e.now.conn
+	e.closing.Go(func() { conn.Close() })
 	e.now = nil
 }
 
-func (e *endpoints) close() error {
+// close waits until the connections are closed, or until ctx ends.
+func (e *endpoints) close(ctx context.Context) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.now != nil {
 		e.drop()
 	}
 	e.closed = true
-	return nil
+	e.mu.Unlock()
+	done := make(chan struct{})
+	go func() { // ends as soon as gRPC has given up on them
+		defer close(done)
+		e.closing.Wait()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // while returns a context that also ends when the endpoint is left.

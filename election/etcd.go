@@ -26,8 +26,9 @@ func newEtcd(c *clientv3.Client, prefix, master string) *etcd {
 	return &etcd{newEndpoints(c, master), prefix}
 }
 
-func (e *etcd) tries() int   { return len(e.endpoints.client.Endpoints()) }
-func (e *etcd) close() error { return e.endpoints.close() }
+func (e *etcd) tries() int { return len(e.endpoints.client.Endpoints()) }
+
+func (e *etcd) close(ctx context.Context) { e.endpoints.close(ctx) }
 
 // call runs one request at the present endpoint and gives the endpoint up if the failure is its own.
 func (e *etcd) call(ctx context.Context, what string, request func(context.Context, *endpoint) error) error {

@@ -231,20 +231,20 @@ func (l *loop) finish() error {
 	close(l.terms)
 	l.stopWatch()
 	l.work.Wait()
-	err := l.giveBack()
-	return errors.Join(err, l.backend.close())
-}
-
-func (l *loop) giveBack() error {
 	l.mu.Lock()
 	l.state.step(l.now(), l.inbox...) // the answers that came last: a lease granted in the meantime, say
 	lease, writes, budget := l.state.lease.id, l.state.farewell(), min(2*time.Second, l.state.lease.ttl/2)
 	l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), budget)
+	defer cancel()
+	defer l.backend.close(ctx)
 	if lease == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), budget)
-	defer cancel()
+	return l.giveBack(ctx, budget, lease, writes)
+}
+
+func (l *loop) giveBack(ctx context.Context, budget time.Duration, lease int64, writes []write) error {
 	tries := max(2, l.backend.tries())
 	var err error
 	for range tries {

@@ -126,8 +126,8 @@ type memoryBackend struct {
 	master string
 }
 
-func (b *memoryBackend) tries() int   { return 1 }
-func (b *memoryBackend) close() error { return nil }
+func (b *memoryBackend) tries() int            { return 1 }
+func (b *memoryBackend) close(context.Context) {}
 
 // enter waits while the master is cut off and returns with m.mu held.
 func (b *memoryBackend) enter(ctx context.Context) error {

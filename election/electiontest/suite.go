@@ -62,6 +62,9 @@ func Suite(t *testing.T, open func(t *testing.T) Cluster) {
 // patience is far more than any step of a test takes.
 const patience = 30 * time.Second
 
+// prompt is far less than it takes when a lease has to run out first, and leaves room for a busy machine.
+const prompt = 1500 * time.Millisecond
+
 // bench is one test and its cluster.
 type bench struct {
 	*testing.T
