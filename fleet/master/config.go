@@ -196,13 +196,14 @@ func parse(b []byte) (Config, error) {
 	return c, nil
 }
 
-// oneLine folds the lines of a yaml.TypeError into one and says what to do about an unknown key.
+// oneLine folds the lines of a YAML error into one and says what to do about an unknown key.
 func oneLine(err error) error {
+	text := err.Error()
 	var te *yaml.TypeError
-	if !errors.As(err, &te) {
-		return err
+	if errors.As(err, &te) {
+		text = strings.Join(te.Errors, "; ")
 	}
-	text := strings.Join(te.Errors, "; ")
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), " ")
 	if strings.Contains(text, "not found in type") {
 		text += " (no such setting: `nfs-fleet serve --help` lists them all)"
 	}
