@@ -29,12 +29,16 @@ func (s *Store) compact(ctx context.Context, packs []*pack, done *Collected) (er
 	if len(packs) == 0 {
 		return nil
 	}
+	id, err := s.newID()
+	if err != nil {
+		return fmt.Errorf("compact: %w", err)
+	}
 	tmp := s.tmp()
 	f, err := s.disk.create(tmp)
 	if err != nil {
 		return fmt.Errorf("compact: %w", err)
 	}
-	c := compaction{s: s, id: s.newID(), f: f}
+	c := compaction{s: s, id: id, f: f}
 	c.buf = appendPackHeader(nil, c.id)
 	ids := make(map[uint32]bool)
 	for _, p := range packs {

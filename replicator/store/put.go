@@ -74,7 +74,10 @@ func (s *Store) appendable() (*pack, error) {
 		s.checkpoint(a, true)
 		s.active = nil
 	}
-	id := s.newID()
+	id, err := s.newID()
+	if err != nil {
+		return nil, err
+	}
 	f, err := s.disk.create(s.pathOf(id))
 	if err != nil {
 		return nil, err

@@ -173,11 +173,14 @@ func (s *Store) pack(id uint32) *pack {
 }
 
 // newID returns a pack number that was never used.
-func (s *Store) newID() uint32 {
+func (s *Store) newID() (uint32, error) {
 	s.packsMu.Lock()
 	defer s.packsMu.Unlock()
+	if s.nextID > maxPackID {
+		return 0, errors.New("all pack numbers are used up")
+	}
 	s.nextID++
-	return s.nextID - 1
+	return s.nextID - 1, nil
 }
 
 // setPack makes id mean p, nil for none.
