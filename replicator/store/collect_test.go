@@ -113,8 +113,10 @@ func TestCollectTellsWhatIsNew(t *testing.T) {
 		if !live(a) || live(a) || !live(b) || live(b) {
 			t.Error("live does not say true the first time only")
 		}
-		if absent := tree.Sum([]byte("absent")); !live(absent) || !live(absent) {
-			t.Error("what the store lacks is taken for seen")
+		for range 2 {
+			if !live(tree.Sum([]byte("absent"))) {
+				t.Error("what the store lacks is taken for seen")
+			}
 		}
 		mustPut(t, s, during)
 		mustPut(t, s, object(4, 2000))
