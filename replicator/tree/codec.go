@@ -92,6 +92,16 @@ func (c *cursor) uvarint() uint64 {
 }
 
 func (c *cursor) longUvarint() uint64 {
+	if b := c.b[c.i:]; len(b) > 2 { // most numbers here are of two or three bytes
+		switch {
+		case b[1]-1 < 0x7f:
+			c.i += 2
+			return uint64(b[0]&0x7f) | uint64(b[1])<<7
+		case b[1] >= 0x80 && b[2]-1 < 0x7f:
+			c.i += 3
+			return uint64(b[0]&0x7f) | uint64(b[1]&0x7f)<<7 | uint64(b[2])<<14
+		}
+	}
 	v, n := binary.Uvarint(c.b[c.i:])
 	if n <= 0 || c.b[c.i+n-1] == 0 {
 		c.fail("not a number in its shortest form")
@@ -113,22 +123,6 @@ func (c *cursor) atMost(limit uint64, what string) uint64 {
 
 func (c *cursor) uint32(what string) uint32 { return uint32(c.atMost(math.MaxUint32, what)) }
 
-func (c *cursor) varint() int64 { return unzigzag(c.uvarint()) }
-
-func (c *cursor) time() Time {
-	return Time{Sec: c.varint(), Nsec: uint32(c.atMost(999_999_999, "nanoseconds"))}
-}
-
-func (c *cursor) uint64() uint64 {
-	if c.left() < 8 {
-		c.fail("cut short")
-		return 0
-	}
-	v := binary.BigEndian.Uint64(c.b[c.i:])
-	c.i += 8
-	return v
-}
-
 // digest reads a digest that must not be zero.
 func (c *cursor) digest(d *Digest) {
 	if c.left() < len(d) {
@@ -145,8 +139,12 @@ func zigzag(v int64) uint64   { return uint64(v)<<1 ^ uint64(v>>63) }
 func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
 
 func appendTime(dst []byte, t Time) []byte {
-	dst = binary.AppendUvarint(dst, zigzag(t.Sec))
-	return binary.AppendUvarint(dst, uint64(t.Nsec))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(t.Sec))
+	return binary.BigEndian.AppendUint32(dst, t.Nsec)
+}
+
+func timeOf(b []byte) Time {
+	return Time{int64(binary.BigEndian.Uint64(b)), binary.BigEndian.Uint32(b[8:])}
 }
 
 // checkName says what is wrong with a name in a directory.

@@ -6,20 +6,25 @@ import (
 	"hash/maphash"
 )
 
-// minRecord is the least that an entry takes in a block, its name included: what bounds an allocation by the input.
-const minRecord = 22
+// headLen is the length of what every record begins with, in fixed places: type, length of the name, mode, mtime, ctime
+// and tag. minRecord is the least that an entry takes in a block, its slot and name included: what bounds an allocation
+// by the input.
+const (
+	headLen   = 1 + 1 + 2 + 12 + 12 + 8
+	minRecord = 1 + headLen + 5 + 1
+)
 
 // appendRecord appends what an entry has beside its slot and its strings.
 func appendRecord(dst []byte, e *Entry) []byte {
 	dst = append(dst, byte(e.Type), byte(len(e.Name)))
-	dst = binary.AppendUvarint(dst, uint64(e.Mode))
+	dst = binary.BigEndian.AppendUint16(dst, uint16(e.Mode))
+	dst = appendTime(dst, e.Mtime)
+	dst = appendTime(dst, e.Ctime)
+	dst = binary.BigEndian.AppendUint64(dst, e.Tag)
 	dst = binary.AppendUvarint(dst, uint64(e.UID))
 	dst = binary.AppendUvarint(dst, uint64(e.GID))
 	dst = binary.AppendUvarint(dst, uint64(e.Links))
-	dst = appendTime(dst, e.Mtime)
-	dst = appendTime(dst, e.Ctime)
 	dst = binary.AppendUvarint(dst, e.Ino)
-	dst = binary.BigEndian.AppendUint64(dst, e.Tag)
 	dst = binary.AppendUvarint(dst, e.Born)
 	switch e.Type {
 	case Regular:
@@ -42,21 +47,30 @@ func appendRecord(dst []byte, e *Entry) []byte {
 
 // record reads what appendRecord wrote, into a zero entry, and returns the lengths of its strings.
 func (c *cursor) record(e *Entry) (name, target int) {
-	e.Type = Type(c.byte())
-	name = int(c.byte())
-	e.Mode = uint32(c.atMost(0o7777, "mode"))
+	if c.left() < headLen {
+		c.fail("cut short")
+		return 0, 0
+	}
+	head := c.b[c.i : c.i+headLen]
+	c.i += headLen
+	e.Type = Type(head[0])
+	name = int(head[1])
+	e.Mode = uint32(binary.BigEndian.Uint16(head[2:]))
+	e.Mtime = timeOf(head[4:])
+	e.Ctime = timeOf(head[16:])
+	e.Tag = binary.BigEndian.Uint64(head[28:])
+	if e.Mode > 0o7777 || e.Mtime.Nsec > 999_999_999 || e.Ctime.Nsec > 999_999_999 {
+		c.fail("mode %#o, times %v and %v", e.Mode, e.Mtime, e.Ctime)
+	}
 	e.UID = c.uint32("uid")
 	e.GID = c.uint32("gid")
 	e.Links = c.uint32("links")
-	e.Mtime = c.time()
-	e.Ctime = c.time()
 	e.Ino = c.atMost(MaxIno, "ino")
-	e.Tag = c.uint64()
 	e.Born = c.atMost(MaxBorn, "born")
 	switch e.Type {
 	case Regular:
 		e.Size = c.uvarint()
-		e.Used = e.Size - uint64(c.varint())
+		e.Used = e.Size - uint64(unzigzag(c.uvarint()))
 		if e.Size > 0 {
 			c.digest(&e.Content.Digest)
 		}
