@@ -62,7 +62,7 @@ func publish(ctx context.Context, c *console.Client, args []string, r console.Pu
 		r.Root, r.Upload, r.Origin, warnings = u.root, u.ID(), u.origin, u.warnings
 	}
 	p, err := c.Publish(ctx, args[0], r, m.report)
-	p.Warnings = append(warnings, p.Warnings...)
+	p.Warnings = append(append([]string{}, warnings...), p.Warnings...)
 	return p, interrupted(err, "the publish goes on at the master: see `nfs-fleet status`")
 }
 

@@ -31,7 +31,14 @@ func listed[T any](s []T) []T {
 
 func (a *api) status(w http.ResponseWriter, r *http.Request) error {
 	st, err := a.control.Status(r.Context())
-	st.Shards, st.Masters, st.Warnings = listed(st.Shards), listed(st.Masters), listed(st.Warnings)
+	st.Shards, st.Warnings, st.Etcd.Endpoints = listed(st.Shards), listed(st.Warnings), listed(st.Etcd.Endpoints)
+	st.Masters = append([]MasterStatus{}, st.Masters...) // the Control may keep its own
+	for i := range st.Masters {
+		m := &st.Masters[i]
+		if m.Sources = listed(m.Sources); m.Serves == nil {
+			m.Serves = map[string]uint64{}
+		}
+	}
 	return answer(w, st, err)
 }
 
