@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,11 +18,7 @@ import (
 // tries is how often a file is read that changes while it is read.
 const tries = 4
 
-type statT = syscall.Stat_t
-
-func regular(st *statT) bool { return st.Mode&syscall.S_IFMT == syscall.S_IFREG }
-
-func compare(a, b string) int { return strings.Compare(a, b) }
+func regular(st *syscall.Stat_t) bool { return st.Mode&syscall.S_IFMT == syscall.S_IFREG }
 
 // named is a name to observe.
 type named struct {
@@ -212,7 +207,7 @@ func (sc *Scan) once(ctx context.Context, at billy.Filesystem, info os.FileInfo,
 		return o, err
 	case tree.Regular:
 		if o.Link != (tree.LinkID{}) {
-			return sc.once1(o.Link, e.Name, func() (tree.Observed, error) {
+			return sc.byFirst(o.Link, e.Name, func() (tree.Observed, error) {
 				return o, sc.content(ctx, at, st, known, &o.Entry)
 			})
 		}
@@ -223,7 +218,7 @@ func (sc *Scan) once(ctx context.Context, at billy.Filesystem, info os.FileInfo,
 
 // readable returns an error that says denied for a directory that this process may not list. Asking costs nothing for
 // those that everybody may, and for root.
-func (sc *Scan) readable(at billy.Filesystem, name string, st *statT) error {
+func (sc *Scan) readable(at billy.Filesystem, name string, st *syscall.Stat_t) error {
 	if sc.root || st.Mode&0o555 == 0o555 {
 		return nil
 	}
@@ -238,7 +233,7 @@ func (sc *Scan) readable(at billy.Filesystem, name string, st *statT) error {
 }
 
 // target reads a symbolic link.
-func target(at billy.Filesystem, name string, st *statT) (string, error) {
+func target(at billy.Filesystem, name string, st *syscall.Stat_t) (string, error) {
 	to, err := at.Readlink(name)
 	if errors.Is(err, syscall.EINVAL) {
 		return "", errTorn // no link any more
@@ -263,8 +258,8 @@ type shared struct {
 	o    tree.Observed
 }
 
-// once1 observes a file with several names by the first of them.
-func (sc *Scan) once1(id tree.LinkID, name string, do func() (tree.Observed, error)) (tree.Observed, error) {
+// byFirst observes a file with several names by the first of them.
+func (sc *Scan) byFirst(id tree.LinkID, name string, do func() (tree.Observed, error)) (tree.Observed, error) {
 	sc.mu.Lock()
 	g := sc.groups[id]
 	if g == nil {
@@ -310,7 +305,7 @@ func (sc *Scan) recall(names []named) {
 
 // content fills in what a regular file holds: from its fingerprint, if that is good and what it names is there, or by
 // reading it.
-func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *statT, known *fact, e *tree.Entry) error {
+func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *syscall.Stat_t, known *fact, e *tree.Entry) error {
 	id := linkOf(st)
 	if st.Size == 0 {
 		if known != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/go-git/go-billy/v5"
 
@@ -106,10 +108,11 @@ func (p *planner) name(at billy.Filesystem, pd *plannedDir, path, name string) (
 	if err == nil {
 		n.info = info
 	}
-	return n, p.plan1(pd, path, name, n)
+	return n, p.enlist(pd, path, name, n)
 }
 
-func (p *planner) plan1(pd *plannedDir, path, name string, n *plannedName) error {
+// enlist adds a name to the plan.
+func (p *planner) enlist(pd *plannedDir, path, name string, n *plannedName) error {
 	pd.names[name] = n
 	p.fresh = append(p.fresh, path)
 	if p.count++; p.count > maxPlan {
@@ -155,7 +158,7 @@ func (p *planner) everything(at billy.Filesystem, path string, pd *plannedDir) e
 	for _, info := range infos {
 		name, where := info.Name(), join(path, info.Name())
 		n := &plannedName{info: info}
-		if err := p.plan1(pd, where, name, n); err != nil {
+		if err := p.enlist(pd, where, name, n); err != nil {
 			return err
 		}
 		if !info.IsDir() {
@@ -244,7 +247,7 @@ func (p *planner) account() error {
 }
 
 // unheardOf reports whether a file is new to the source, so that all its names here are dirty ones.
-func (p *planner) unheardOf(st *statT) bool {
+func (p *planner) unheardOf(st *syscall.Stat_t) bool {
 	if !regular(st) {
 		return false
 	}
@@ -258,6 +261,6 @@ func (pd *plannedDir) list() []named {
 	for name, n := range pd.names {
 		out = append(out, named{name: name, info: n.info, descend: n.descend})
 	}
-	slices.SortFunc(out, func(a, b named) int { return compare(a.name, b.name) })
+	slices.SortFunc(out, func(a, b named) int { return strings.Compare(a.name, b.name) })
 	return out
 }

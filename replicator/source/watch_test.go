@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -374,9 +375,9 @@ func TestLostEventsMeanAFullScan(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig, s *stub) {
 				<-r.src.Due()
 				r.scan(false)
-				lose(s)
 				next := newStub()
-				r.src.newNotifier = func(string) (notifier, error) { return next, nil }
+				r.src.newNotifier = func(string) (notifier, error) { return next, nil } // read by Run, after lose
+				lose(s)
 				if d, ok := due(r, time.Hour); !ok || d != 500*time.Millisecond {
 					t.Fatalf("due after %v %v", d, ok)
 				}
@@ -439,9 +440,9 @@ func TestNoInotifyInstanceLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, func(c *Config) { c.Watch = "/src" })
 		s := newStub()
-		fails := true
+		var works atomic.Bool
 		r.src.newNotifier = func(string) (notifier, error) {
-			if fails {
+			if !works.Load() {
 				return nil, errors.New("too many open files")
 			}
 			return s, nil
@@ -454,7 +455,7 @@ func TestNoInotifyInstanceLeft(t *testing.T) {
 		if st := r.src.Status(); st.Mode != ModeRescan || st.Reason != "too many open files" {
 			t.Fatalf("%+v", st)
 		}
-		fails = false
+		works.Store(true)
 		if d, ok := due(r, time.Hour); !ok || d != 30*time.Second {
 			t.Fatalf("rescan after %v %v", d, ok)
 		}
