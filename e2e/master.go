@@ -235,6 +235,19 @@ type Status struct {
 		State string `json:"state"`
 	} `json:"masters"`
 	Warnings []string `json:"warnings"`
+	Etcd     struct {
+		Healthy bool `json:"healthy"`
+	} `json:"etcd"`
+}
+
+// waitEtcd waits until the master's status says that etcd answers, or does not.
+func (m *Master) waitEtcd(healthy bool) {
+	m.t.Helper()
+	eventually(m.t, 30*time.Second, fmt.Sprintf("etcd healthy: %v", healthy), func() bool {
+		var s Status
+		m.JSON(&s, "status")
+		return s.Etcd.Healthy == healthy
+	})
 }
 
 // Shard returns one shard's status.
@@ -250,6 +263,28 @@ func (m *Master) Shard(name string) ShardStatus {
 	m.t.Fatalf("no shard %q in the status: %+v", name, s)
 	return ShardStatus{}
 }
+
+// WaitLeader waits until this master leads the shard (after SIGKILL, the lease of its former life must run out first) by
+// publishing the shard's source, and returns what that did.
+func (m *Master) WaitLeader(shard string) (g Generation) {
+	m.t.Helper()
+	eventually(m.t, 30*time.Second, "a leader for "+shard, func() bool {
+		r := m.CLI("publish", "--wait", shard, "-o", "json")
+		if r.Code != exitNoLeader && r.Code != exitNotFound {
+			if err := json.Unmarshal([]byte(r.Stdout), &g); r.Code != 0 || err != nil {
+				m.t.Fatalf("publish %s: %v, %v", shard, r, err)
+			}
+		}
+		return r.Code == 0
+	})
+	return g
+}
+
+// Exit codes of the product.
+const (
+	exitNotFound = 3
+	exitNoLeader = 4
+)
 
 // WaitGeneration waits until the shard has a generation of at least n, and returns its status.
 func (m *Master) WaitGeneration(shard string, n uint64) (s ShardStatus) {

@@ -161,7 +161,9 @@ func (z *Zoo) farTimes() error {
 		if err := z.write(name, name, 0o644); err != nil {
 			return err
 		}
-		if err := os.Chtimes(z.path(name), at, at); err != nil {
+		// Not os.Chtimes: it counts nanoseconds from 1970, and those end in 2262.
+		ts := unix.Timespec{Sec: at.Unix(), Nsec: int64(at.Nanosecond())}
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, z.path(name), []unix.Timespec{ts, ts}, 0); err != nil {
 			return err
 		}
 	}
