@@ -100,7 +100,7 @@ func TestOneChangeAmongManyDirectoriesCostsItsPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := f.head
-	f.head = m
+	f.head, f.gen = m, f.gen+1
 	c, m = mergeCounted(f, back, Observed{Entry: root})
 	if puts := c.puts.Load(); puts != 3 || c.gets.Load() > 6 || m.Entry.Ino != before.Entry.Ino {
 		t.Errorf("rollback: %d gets, %d puts", c.gets.Load(), puts)

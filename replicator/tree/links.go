@@ -11,8 +11,8 @@ import (
 type file struct {
 	entry Entry // wanted; decide completes it. Name and Slot are those of any of its names
 	names uint32
-	prevs []Entry // what its names were before, directories excepted
-	exact bool    // see Observed.exact
+	prevs []*Entry // what its names were before, directories excepted; in the pages of nodes that wait
+	exact bool     // see Observed.exact
 
 	replaces bool // some name was there before, directories included
 	ctime    Time // the latest of those
@@ -56,7 +56,7 @@ func (m *merger) fileOf(o *Observed, e Entry, before *Entry) *file {
 		f.replaces, f.ctime = true, before.Ctime
 	}
 	if before != nil && before.Type != Directory {
-		f.prevs = append(f.prevs, *before)
+		f.prevs = append(f.prevs, before)
 	}
 	return f
 }
@@ -105,13 +105,13 @@ func (m *merger) number(ctx context.Context, f *file) error {
 	e := &f.entry
 	e.Links = f.names
 	var base *Entry
-	for i := range f.prevs {
-		free, err := m.free(ctx, &f.prevs[i])
+	for _, before := range f.prevs {
+		free, err := m.free(ctx, before)
 		if err != nil {
 			return err
 		}
-		if free && sameFile(e, &f.prevs[i]) {
-			base = &f.prevs[i]
+		if free && sameFile(e, before) {
+			base = before
 			break
 		}
 	}

@@ -27,7 +27,8 @@ type Merged struct {
 
 // Merge makes the next generation: what l wants, with the numbers of the previous generation where DESIGN section 5
 // keeps them. prev is the previous root object, zero when there is none. It is deterministic: the same trees and options
-// give the same objects, in whatever order l lists names.
+// give the same objects, in whatever order l lists names. It refuses options that would issue a number again that it comes
+// across in the previous tree.
 //
 // It works in two passes. The first lists, and writes each directory as soon as everything in it is known. What is not
 // known until the end is how many names a file with several has, so directories with such files, and those above them,
@@ -89,9 +90,12 @@ func (m *merger) run(ctx context.Context, before *Entry) (Merged, error) {
 	}
 	e.Name, e.Slot = "", 0
 	if before == nil {
-		if err := m.allot(&e, nil); err != nil {
-			return Merged{}, err
-		}
+		err = m.allot(&e, nil)
+	} else {
+		err = m.known(before)
+	}
+	if err != nil {
+		return Merged{}, err
 	}
 	n, err := m.plan(ctx, ".", 0, e, before)
 	if err != nil {

@@ -309,6 +309,16 @@ func TestMergeRefusesNonsense(t *testing.T) {
 	if _, err := Merge(t.Context(), f.objs, Digest{}, newWorld(), o); err == nil {
 		t.Error("generation 0")
 	}
+	w := newWorld()
+	w.set("x", text("x"))
+	f.publish(w)
+	w.dirty = nil
+	for _, bad := range []MergeOptions{{Generation: f.gen, NextIno: 3}, {Generation: f.gen + 1, NextIno: 2}, {Generation: f.gen + 1, NextIno: 1}} {
+		bad.Root, bad.Now, bad.Tag = w.observe(w.root, ""), f.now, f.options(Observed{}).Tag
+		if m, err := Merge(t.Context(), f.objs, f.head.Root, w, bad); err == nil {
+			t.Errorf("generation %d from ino %d would issue numbers again: %+v", bad.Generation, bad.NextIno, m)
+		}
+	}
 	o.Generation, o.NextIno = 1, MaxIno+1
 	if _, err := Merge(t.Context(), f.objs, Digest{}, newWorld(), o); err == nil {
 		t.Error("an ino beyond the last")

@@ -276,7 +276,7 @@ func atPageEdge(f *fleet, h *history, w *world, path string) {
 }
 
 func TestRandomHistoriesKeepEveryRule(t *testing.T) {
-	seeds := 300
+	seeds := 150
 	if testing.Short() {
 		seeds = 40
 	}

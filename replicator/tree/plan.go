@@ -159,6 +159,9 @@ func (m *merger) scan(ctx context.Context, n *node, complete bool, index map[str
 		}
 		for i := range n.pages[p] {
 			e := &n.pages[p][i]
+			if err := m.known(e); err != nil {
+				return err
+			}
 			at, listed := index[e.Name]
 			switch {
 			case listed && at >= 0:
@@ -171,6 +174,14 @@ func (m *merger) scan(ctx context.Context, n *node, complete bool, index map[str
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// known refuses to go on when the previous tree has an ino that would be allotted again.
+func (m *merger) known(before *Entry) error {
+	if before.Ino >= max(m.opts.NextIno, 1) || before.Born >= m.opts.Generation {
+		return fmt.Errorf("%q has ino %d born %d; generation %d would go on at ino %d", before.Name, before.Ino, before.Born, m.opts.Generation, m.opts.NextIno)
 	}
 	return nil
 }
