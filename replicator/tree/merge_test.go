@@ -299,12 +299,15 @@ func TestMergeRefusesNonsense(t *testing.T) {
 			t.Errorf("%s: merged as %+v", name, m)
 		}
 	}
+}
+
+func TestMergeRefusesNumbersOutOfRange(t *testing.T) {
 	f := newFleet(t)
-	o := f.options(some(text("x")))
+	o := f.options(Observed{Entry: text("x")})
 	if _, err := Merge(t.Context(), f.objs, Digest{}, newWorld(), o); err == nil {
 		t.Error("a file as root")
 	}
-	o = f.options(some(folder()))
+	o = f.options(Observed{Entry: folder()})
 	o.Generation = 0
 	if _, err := Merge(t.Context(), f.objs, Digest{}, newWorld(), o); err == nil {
 		t.Error("generation 0")
