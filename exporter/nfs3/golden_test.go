@@ -64,16 +64,9 @@ var goldens = [procedures][]golden{
 	procCommit:   {{"file", on("hello", uint64(0), 0), 0}},
 }
 
-// decoded reads a result with a decoder that is not ours, checks that nothing is left and that it writes the same bytes, and
-// returns it for people.
-func decoded(t *testing.T, proc uint32, result []byte) string {
-	t.Helper()
-	r := bytes.NewReader(result)
-	var v io.WriterTo
-	var err error
+// readResult reads a result with a decoder that is not ours.
+func readResult(proc uint32, r io.Reader) (v io.WriterTo, err error) {
 	switch proc {
-	case procNull:
-		return ""
 	case procGetattr:
 		v, _, err = nfsv3.ReadGetattr3res(r)
 	case procSetattr:
@@ -117,6 +110,18 @@ func decoded(t *testing.T, proc uint32, result []byte) string {
 	case procCommit:
 		v, _, err = nfsv3.ReadCommit3res(r)
 	}
+	return v, err
+}
+
+// decoded reads a result, checks that nothing is left and that it is written again to the same bytes, and returns it for
+// people.
+func decoded(t *testing.T, proc uint32, result []byte) string {
+	t.Helper()
+	if proc == procNull {
+		return ""
+	}
+	r := bytes.NewReader(result)
+	v, err := readResult(proc, r)
 	if err != nil || r.Len() != 0 {
 		t.Errorf("%s: %v, %d bytes left over", ProcedureName(proc), err, r.Len())
 		return ""
