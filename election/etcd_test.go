@@ -52,7 +52,7 @@ type server struct {
 func startServer(dir string, client, peer url.URL) (*server, error) {
 	c := embed.NewConfig()
 	c.Dir, c.UnsafeNoFsync = dir, true
-	c.AuthTokenTTL = 1 // seconds: the test with users waits for it
+	c.AuthTokenTTL, c.BcryptCost = 1, 4 // seconds; the test with users waits for it
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
