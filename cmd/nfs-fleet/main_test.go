@@ -212,7 +212,7 @@ func newBench(t *testing.T) *bench {
 				},
 				{Name: "m2", State: "draining", Version: "v1.1", Addresses: console.Addresses{NFS: "10.0.0.2:2049"}, StartedAt: now.Add(-time.Minute)},
 			},
-			Warnings: []string{"www: 1 copy of 2"},
+			Warnings: []string{"www: 1 copy of 2", "www: object abc is missing on m1"},
 		},
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -163,20 +163,20 @@ func masterTable(w io.Writer, st console.Status) {
 	rows(w, []string{"MASTER", "STATE", "VERSION", "NFS", "UP", "CLIENTS", "STORE", "FREE"}, cells)
 }
 
-// statusNotes are the things that want somebody's attention.
+// statusNotes are the things that want somebody's attention. What a warning says already is not said twice.
 func statusNotes(st console.Status) (notes []string) {
+	warnings := strings.Join(st.Warnings, "\n")
+	note := func(shard, prefix, text string) {
+		if text != "" && !strings.Contains(warnings, text) {
+			notes = append(notes, shard+": "+prefix+text)
+		}
+	}
 	for _, s := range st.Shards {
-		if s.Problem != "" {
-			notes = append(notes, fmt.Sprintf("%s: %s", s.Name, s.Problem))
-		}
-		if s.Source.Reason != "" {
-			notes = append(notes, fmt.Sprintf("%s: source %s: %s", s.Name, s.Source.State, s.Source.Reason))
-		}
-		if s.Source.Error != "" {
-			notes = append(notes, fmt.Sprintf("%s: publishing from %s failed: %s", s.Name, quoted(s.Source.Identity), s.Source.Error))
-		}
+		note(s.Name, "", s.Problem)
+		note(s.Name, "source "+s.Source.State+": ", s.Source.Reason)
+		note(s.Name, "publishing from "+quoted(s.Source.Identity)+" failed: ", s.Source.Error)
 		for _, warning := range s.Source.Warnings {
-			notes = append(notes, fmt.Sprintf("%s: %s", s.Name, warning))
+			note(s.Name, "", warning)
 		}
 	}
 	for _, warning := range st.Warnings {
