@@ -61,44 +61,47 @@ func TestOneDirtyNameCostsOneName(t *testing.T) {
 	}
 }
 
+// edits are what people and programs do to directories.
+var edits = map[string]func(r *rig){
+	"write": func(r *rig) { r.write("a/f", "new") },
+	"append": func(r *rig) {
+		f, _ := os.OpenFile(r.path("a/f"), os.O_APPEND|os.O_WRONLY, 0)
+		f.WriteString("+")
+		f.Close()
+	},
+	"create":          func(r *rig) { r.write("a/new", "new") },
+	"create in root":  func(r *rig) { r.write("new", "new") },
+	"remove":          func(r *rig) { r.do(os.Remove(r.path("a/f"))) },
+	"chmod":           func(r *rig) { r.do(os.Chmod(r.path("a/f"), 0o600)) },
+	"chmod dir":       func(r *rig) { r.do(os.Chmod(r.path("a"), 0o700)) },
+	"chmod root":      func(r *rig) { r.do(os.Chmod(r.dir, 0o700)) },
+	"touch":           func(r *rig) { r.age("a/f") },
+	"rename":          func(r *rig) { r.do(os.Rename(r.path("a/f"), r.path("a/g"))) },
+	"replace":         func(r *rig) { r.write("t", "x"); r.do(os.Rename(r.path("t"), r.path("a/f"))) },
+	"symlink":         func(r *rig) { r.do(os.Symlink("f", r.path("a/l"))) },
+	"rename dir":      func(r *rig) { r.do(os.Rename(r.path("a"), r.path("moved"))) },
+	"rename deep dir": func(r *rig) { r.do(os.Rename(r.path("a/b"), r.path("b"))) },
+	"swap dirs":       func(r *rig) { r.do(exchange(r.path("a"), r.path("z"))) },
+	"remove tree":     func(r *rig) { r.do(os.RemoveAll(r.path("a"))) },
+	"move in": func(r *rig) {
+		d := filepath.Join(filepath.Dir(r.dir), "in")
+		os.MkdirAll(filepath.Join(d, "x/y"), 0o755)
+		os.WriteFile(filepath.Join(d, "x/y/f"), []byte("in"), 0o644)
+		r.do(os.Rename(d, r.path("in")))
+	},
+	"move out":          func(r *rig) { r.do(os.Rename(r.path("a"), filepath.Join(filepath.Dir(r.dir), "out"))) },
+	"make deep":         func(r *rig) { r.write("n1/n2/n3/f", "deep") },
+	"dir becomes file":  func(r *rig) { r.do(os.RemoveAll(r.path("a"))); r.write("a", "file now") },
+	"dir becomes link":  func(r *rig) { r.do(os.RemoveAll(r.path("a"))); r.do(os.Symlink("z", r.path("a"))) },
+	"file becomes dir":  func(r *rig) { r.do(os.Remove(r.path("a/f"))); r.write("a/f/g", "in a dir now") },
+	"dir is made again": func(r *rig) { r.do(os.RemoveAll(r.path("a"))); r.write("a/only", "this") },
+	"link":              func(r *rig) { r.do(os.Link(r.path("a/f"), r.path("z/l"))) },
+	"odd name":          func(r *rig) { r.write("a/\n\xff", "odd") },
+	"long name":         func(r *rig) { r.write(strings.Repeat("l", 255), "long") },
+}
+
 func TestEveryEditIsSeen(t *testing.T) {
-	for name, edit := range map[string]func(r *rig){
-		"write": func(r *rig) { r.write("a/f", "new") },
-		"append": func(r *rig) {
-			f, _ := os.OpenFile(r.path("a/f"), os.O_APPEND|os.O_WRONLY, 0)
-			f.WriteString("+")
-			f.Close()
-		},
-		"create":          func(r *rig) { r.write("a/new", "new") },
-		"create in root":  func(r *rig) { r.write("new", "new") },
-		"remove":          func(r *rig) { r.do(os.Remove(r.path("a/f"))) },
-		"chmod":           func(r *rig) { r.do(os.Chmod(r.path("a/f"), 0o600)) },
-		"chmod dir":       func(r *rig) { r.do(os.Chmod(r.path("a"), 0o700)) },
-		"chmod root":      func(r *rig) { r.do(os.Chmod(r.dir, 0o700)) },
-		"touch":           func(r *rig) { r.age("a/f") },
-		"rename":          func(r *rig) { r.do(os.Rename(r.path("a/f"), r.path("a/g"))) },
-		"replace":         func(r *rig) { r.write("t", "x"); r.do(os.Rename(r.path("t"), r.path("a/f"))) },
-		"symlink":         func(r *rig) { r.do(os.Symlink("f", r.path("a/l"))) },
-		"rename dir":      func(r *rig) { r.do(os.Rename(r.path("a"), r.path("moved"))) },
-		"rename deep dir": func(r *rig) { r.do(os.Rename(r.path("a/b"), r.path("b"))) },
-		"swap dirs":       func(r *rig) { r.do(exchange(r.path("a"), r.path("z"))) },
-		"remove tree":     func(r *rig) { r.do(os.RemoveAll(r.path("a"))) },
-		"move in": func(r *rig) {
-			d := filepath.Join(filepath.Dir(r.dir), "in")
-			os.MkdirAll(filepath.Join(d, "x/y"), 0o755)
-			os.WriteFile(filepath.Join(d, "x/y/f"), []byte("in"), 0o644)
-			r.do(os.Rename(d, r.path("in")))
-		},
-		"move out":          func(r *rig) { r.do(os.Rename(r.path("a"), filepath.Join(filepath.Dir(r.dir), "out"))) },
-		"make deep":         func(r *rig) { r.write("n1/n2/n3/f", "deep") },
-		"dir becomes file":  func(r *rig) { r.do(os.RemoveAll(r.path("a"))); r.write("a", "file now") },
-		"dir becomes link":  func(r *rig) { r.do(os.RemoveAll(r.path("a"))); r.do(os.Symlink("z", r.path("a"))) },
-		"file becomes dir":  func(r *rig) { r.do(os.Remove(r.path("a/f"))); r.write("a/f/g", "in a dir now") },
-		"dir is made again": func(r *rig) { r.do(os.RemoveAll(r.path("a"))); r.write("a/only", "this") },
-		"link":              func(r *rig) { r.do(os.Link(r.path("a/f"), r.path("z/l"))) },
-		"odd name":          func(r *rig) { r.write("a/\n\xff", "odd") },
-		"long name":         func(r *rig) { r.write(strings.Repeat("l", 255), "long") },
-	} {
+	for name, edit := range edits {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, quick).watch()
 			r.write("a/f", "old")
