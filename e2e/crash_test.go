@@ -29,8 +29,8 @@ func TestCrashLoop(t *testing.T) {
 	}
 	t.Logf("make crashloop ROUNDS=%d SEED=%d", *crashRounds, seed)
 	c := &crashLoop{random: rand.New(rand.NewSource(seed)), want: map[uint64]wire.Summary{}, roots: map[uint64]string{}}
-	c.fixture = newFixture(t, ",mode=manual", c.fill)
-	c.window = 50 * time.Millisecond
+	c.fixture = newFixture(t, ",mode=manual", c.fill, "--lease-ttl", "2s") // a killed master leads again when its lease has run out
+	c.window = 200 * time.Millisecond
 	c.note(c.WaitLeader("www"))
 	for i := range *crashRounds {
 		c.round(t, i)
@@ -145,7 +145,7 @@ func (c *crashLoop) judge(t *testing.T, i int, acked bool, g Generation) {
 	switch {
 	case acked:
 		c.acked++
-		c.window = c.window * 9 / 10
+		c.window = c.window * 3 / 4
 		if now.Generation != g.Number || now.Root != g.Root {
 			t.Errorf("round %d: acknowledged generation %d (%s), after the kill %d (%s)", i, g.Number, g.Root, now.Generation, now.Root)
 		}
@@ -153,7 +153,7 @@ func (c *crashLoop) judge(t *testing.T, i int, acked bool, g Generation) {
 		c.silent++
 	case now.Generation == c.head && now.Root == c.roots[c.head]:
 		c.undone++
-		c.window = c.window * 10 / 9
+		c.window = c.window * 4 / 3
 	default:
 		t.Errorf("round %d: head %d (%s) became %d (%s) without an acknowledgement", i, c.head, c.roots[c.head], now.Generation, now.Root)
 	}

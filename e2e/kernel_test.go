@@ -25,12 +25,12 @@ type fixture struct {
 }
 
 // newFixture fills a source, starts a master on it and mounts it.
-func newFixture(t *testing.T, mode string, fill func(source string)) *fixture {
+func newFixture(t *testing.T, mode string, fill func(source string), flags ...string) *fixture {
 	t.Helper()
 	lan := NewLAN(t)
 	f := &fixture{source: t.TempDir()}
 	fill(f.source)
-	f.Master = NewMaster(t, MasterConfig{Host: lan.Host(t, "m1"), Sources: []string{"www=" + f.source + mode}})
+	f.Master = NewMaster(t, MasterConfig{Host: lan.Host(t, "m1"), Sources: []string{"www=" + f.source + mode}, Flags: flags})
 	f.Start()
 	f.slave = lan.Slave(t) // boots while the master publishes
 	f.WaitReady()
