@@ -62,7 +62,7 @@ func TestMeter(t *testing.T) {
 	var out bytes.Buffer
 	tty := &app{err: &out, now: func() time.Time { return at }, terminal: func(any) bool { return true }}
 	m := tty.meter()
-	m.report(console.Progress{Step: "scan", Files: 1})
+	m.report(console.Progress{Step: "begin", Files: 1})
 	if out.Len() > 0 {
 		t.Errorf("drawn at once: %q", out.String())
 	}

@@ -19,6 +19,7 @@ type meter struct {
 	began time.Time
 	step  string
 	bytes bool // the bar counts bytes, not files
+	drawn bool
 	bar   *progressbar.ProgressBar
 }
 
@@ -30,9 +31,22 @@ func (a *app) meter() *meter {
 	return m
 }
 
-// report shows p. Steps that are over before the patience is are never seen.
+// wanted reports whether anybody sees what is reported, sooner or later.
+func (m *meter) wanted() bool { return m.w != nil }
+
+// Write draws on the terminal once the patience is over. Until then the bar counts unseen, so that its rate is right
+// when it appears.
+func (m *meter) Write(p []byte) (int, error) {
+	if m.now().Sub(m.began) < patience {
+		return len(p), nil
+	}
+	m.drawn = true
+	return m.w.Write(p)
+}
+
+// report shows p.
 func (m *meter) report(p console.Progress) {
-	if m.w == nil || m.now().Sub(m.began) < patience {
+	if m.w == nil {
 		return
 	}
 	done, total, bytes := p.Files, p.TotalFiles, false
@@ -56,21 +70,23 @@ func (m *meter) report(p console.Progress) {
 }
 
 func (m *meter) newBar(step string, total int64, bytes bool) *progressbar.ProgressBar {
-	unit := progressbar.OptionSetItsString("files")
+	units := []progressbar.Option{progressbar.OptionSetItsString("files"), progressbar.OptionShowIts()}
 	if bytes {
-		unit = progressbar.OptionShowBytes(true)
+		units = []progressbar.Option{progressbar.OptionShowBytes(true)}
 	}
-	return progressbar.NewOptions64(total, unit,
-		progressbar.OptionSetWriter(m.w), progressbar.OptionSetDescription(step), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
+	return progressbar.NewOptions64(total, append(units,
+		progressbar.OptionSetWriter(m), progressbar.OptionSetDescription(step), progressbar.OptionShowCount(),
 		progressbar.OptionSetPredictTime(true), progressbar.OptionUseIECUnits(true), progressbar.OptionSetWidth(24),
-		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetElapsedTime(true))
+		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetElapsedTime(true))...)
 }
 
 // done wipes the bar away.
 func (m *meter) done() {
 	if m.bar != nil {
-		_ = m.bar.Clear()
-		m.bar = nil
-		_, _ = io.WriteString(m.w, "\r")
+		if m.drawn {
+			_ = m.bar.Clear()
+			_, _ = io.WriteString(m.w, "\r")
+		}
+		m.bar, m.drawn = nil, false
 	}
 }

@@ -54,7 +54,7 @@ func (a *app) publishCommand() *cobra.Command {
 func publish(ctx context.Context, c *console.Client, args []string, r console.PublishRequest, skip bool, m *meter) (console.Published, error) {
 	var warnings []string
 	if len(args) > 1 {
-		u, err := upload(ctx, c, args[0], args[1], skip, m.report)
+		u, err := upload(ctx, c, args[0], args[1], skip, m)
 		if err != nil {
 			return console.Published{}, interrupted(err, "nothing was published")
 		}

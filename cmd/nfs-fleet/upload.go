@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -25,28 +26,34 @@ type uploaded struct {
 func (u *uploaded) end(ctx context.Context) { _ = u.End(ctx) }
 
 // upload reads a directory and gives the master what it lacks of it.
-func upload(ctx context.Context, c console.Control, shard, dir string, skip bool, progress func(console.Progress)) (*uploaded, error) {
+func upload(ctx context.Context, c console.Control, shard, dir string, skip bool, m *meter) (*uploaded, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	fs, err := source.OpenRoot(dir)
+	root, err := source.OpenRoot(dir)
 	if err != nil {
 		return nil, console.Errorf(console.ErrNotFound, "%w", err)
 	}
 	up, err := console.NewUploader(ctx, c, shard)
 	if err != nil {
-		closeSource(fs)
+		closeSource(root)
 		return nil, err
 	}
 	u := &uploaded{Uploader: up, origin: hostname() + ":" + dir}
-	src, err := source.New(source.Config{Shard: shard, FS: fs, Objects: up, Logger: zerolog.Nop()})
+	src, err := source.New(source.Config{Shard: shard, FS: root, Objects: up, Logger: zerolog.Nop()})
 	if err != nil {
 		u.end(ctx)
-		closeSource(fs)
+		closeSource(root)
 		return nil, err
 	}
 	defer src.Close()
+	progress := m.report
+	if m.wanted() {
+		n := startCount(ctx, dir)
+		defer n.stop()
+		progress = func(p console.Progress) { m.report(n.total(p)) }
+	}
 	if err := u.read(ctx, src, skip, progress); err != nil {
 		u.end(ctx)
 		return nil, err
@@ -54,8 +61,8 @@ func upload(ctx context.Context, c console.Control, shard, dir string, skip bool
 	return u, nil
 }
 
-func closeSource(fs any) {
-	if c, ok := fs.(interface{ Close() error }); ok {
+func closeSource(root any) {
+	if c, ok := root.(interface{ Close() error }); ok {
 		_ = c.Close()
 	}
 }
@@ -111,6 +118,50 @@ func (k *kept) Put(ctx context.Context, b []byte) (tree.Digest, error) {
 		return tree.Digest{}, err
 	}
 	return k.up.Put(ctx, b)
+}
+
+// counter counts what a directory holds, beside its upload, to say how long that takes.
+type counter struct {
+	files, bytes int64
+	done         chan struct{} // closed when files and bytes are counted, or never will be
+	cancel       context.CancelFunc
+}
+
+func startCount(ctx context.Context, dir string) *counter {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &counter{done: make(chan struct{}), cancel: cancel}
+	go func() {
+		defer close(c.done)
+		err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return ctx.Err() // what cannot be read is the upload's to report
+			}
+			c.files++
+			if info, err := d.Info(); err == nil && d.Type().IsRegular() {
+				c.bytes += info.Size()
+			}
+			return nil
+		})
+		if err != nil {
+			c.files, c.bytes = 0, 0
+		}
+	}()
+	return c
+}
+
+// total adds the totals to p once they are known.
+func (c *counter) total(p console.Progress) console.Progress {
+	select {
+	case <-c.done:
+		p.TotalFiles, p.TotalBytes = c.files, c.bytes
+	default:
+	}
+	return p
+}
+
+func (c *counter) stop() {
+	c.cancel()
+	<-c.done
 }
 
 func hostname() string {

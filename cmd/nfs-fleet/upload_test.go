@@ -92,3 +92,17 @@ func TestUnreadableFilesAreNamed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// On a terminal an upload knows its totals, for the time left.
+func TestCounter(t *testing.T) {
+	c := startCount(t.Context(), site(t))
+	<-c.done
+	if p := c.total(console.Progress{Files: 1}); p.Files != 1 || p.TotalFiles != 6 || p.TotalBytes != 100_013 {
+		t.Errorf("%+v", p)
+	}
+	c.stop()
+	c = &counter{done: make(chan struct{})}
+	if p := c.total(console.Progress{}); p.TotalFiles != 0 {
+		t.Errorf("not counted yet: %+v", p)
+	}
+}
