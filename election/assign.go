@@ -2,7 +2,6 @@ package election
 
 import (
 	"cmp"
-	"hash/fnv"
 	"slices"
 )
 
@@ -113,21 +112,18 @@ func (b *ballot) elect(shard string) *nominee {
 // least returns the master with the fewest shards among those that stand for shard and are fit, nil if there is none.
 func (b *ballot) least(shard string, fit func(*nominee) bool) *nominee {
 	var best *nominee
+	var weight uint64 // of best
 	for i := range b.masters {
 		m := &b.masters[i]
-		if m.stands(shard) && fit(m) && (best == nil || m.before(best, shard)) {
-			best = m
+		if best != nil && m.load > best.load || !m.stands(shard) || !fit(m) {
+			continue
+		}
+		w := rendezvous(shard, m.Master)
+		if best == nil || m.load < best.load || cmp.Or(cmp.Compare(weight, w), cmp.Compare(m.Master, best.Master)) < 0 {
+			best, weight = m, w
 		}
 	}
 	return best
-}
-
-func (m *nominee) before(o *nominee, shard string) bool {
-	if m.load != o.load {
-		return m.load < o.load
-	}
-	x, y := rendezvous(shard, m.Master), rendezvous(shard, o.Master)
-	return cmp.Or(cmp.Compare(y, x), cmp.Compare(m.Master, o.Master)) < 0
 }
 
 // rank says how many masters are to try for a vacant shard before me: those named first, and then those that have its
@@ -170,17 +166,18 @@ func rank(shard, me string, candidates []Candidate, named ...string) int {
 	return ahead
 }
 
-// rendezvous is the weight of a master for a shard. FNV alone spreads short similar names badly, hence the mixing.
+// rendezvous is the weight of a master for a shard: 64-bit FNV-1a, mixed because FNV alone spreads short names that are
+// alike badly.
 func rendezvous(shard, master string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(shard))
-	h.Write([]byte{0})
-	h.Write([]byte(master))
-	x := h.Sum64()
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
+	const offset, prime = 14695981039346656037, 1099511628211
+	x := uint64(offset)
+	for _, s := range [...]string{shard, "\x00", master} {
+		for i := range len(s) {
+			x = (x ^ uint64(s[i])) * prime
+		}
+	}
+	x = (x ^ x>>33) * 0xff51afd7ed558ccd
+	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
 	return x ^ x>>33
 }
 

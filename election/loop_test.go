@@ -221,10 +221,12 @@ func TestALeaseIsKeptThroughAnOutage(t *testing.T) {
 // The key may have been lost in the outage; the view of it must not count.
 func TestNoTermFromAnOldView(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, NewMemory(), "m1", "www")
+		r := prepare(NewMemory(), "m1", "www")
+		r.f.on("watch", silence)
+		r.start(t)
 		term := r.term()
 		r.memoryLease().expire.Stop()
-		for _, op := range []string{"renew", "read", "write", "watch"} {
+		for _, op := range []string{"renew", "read", "write"} {
 			r.f.on(op, silence)
 		}
 		cause(t, term)
