@@ -74,7 +74,7 @@ func TestManyPages(t *testing.T) {
 
 // Every answer belongs to one generation, whole, while generations come and go as fast as they can.
 func TestReadersDuringFlips(t *testing.T) {
-	const generations, files = 150, 40
+	const generations, files = 60, 40
 	want := func(g, i int) string { return fmt.Sprintf("file %d of generation %d", i, g) }
 	version := func(g int) (all []volumetest.File) {
 		for i := range files {
@@ -198,6 +198,16 @@ func TestFlipRefuses(t *testing.T) {
 	if err := v.Flip(t.Context(), less); !errors.Is(err, tree.ErrCorrupt) {
 		t.Errorf("inos that were never allotted: %v", err)
 	}
+	early := third
+	early.Number = 1
+	if err := volume.New(volumetest.FSID, s.Store, zerolog.Nop()).Flip(t.Context(), early); !errors.Is(err, tree.ErrCorrupt) {
+		t.Errorf("inos born later: %v", err)
+	}
+	late := third
+	late.Number = 1 << 40
+	if err := v.Flip(t.Context(), late); err == nil {
+		t.Error("flipped to a generation that no handle can name")
+	}
 	e, err := tree.Lookup(t.Context(), s.Store, third.Root, "d")
 	if err != nil {
 		t.Fatal(err)
@@ -276,5 +286,48 @@ func TestRestoreLeavesOutWhatIsLost(t *testing.T) {
 	}
 	if err := v.Forget(t.Context(), 1); err != nil {
 		t.Errorf("nothing to forget: %v", err)
+	}
+}
+
+// Two histories in one store, as when a shard is made again after its etcd was lost: what is served is still the tree that
+// was asked for, though the same numbers mean other files.
+func TestFlipToAnotherHistory(t *testing.T) {
+	for seed := range uint64(5) {
+		grow := func(stream uint64) (s *volumetest.Shard) {
+			f := &forest{rand: rand.New(rand.NewPCG(seed, stream)), files: make(map[string]volumetest.File)}
+			s = volumetest.NewShard(t)
+			for range 8 {
+				f.change()
+				s.Stage(f.list()...)
+			}
+			return s
+		}
+		here, there := grow(1), grow(2)
+		for _, g := range there.Generations {
+			err := tree.Reach(t.Context(), there.Store, g.Root, here.Store.Has, func(d tree.Digest, _ tree.Form, _ uint64) error {
+				b, err := there.Store.Get(t.Context(), d)
+				if err == nil {
+					_, err = here.Store.Put(t.Context(), b)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		var m model
+		for i := range here.Generations {
+			for j, s := range []*volumetest.Shard{here, there} {
+				g := s.Generations[i]
+				g.Number = g.Number*10 + uint64(j)
+				if err := here.Volume.Flip(t.Context(), g); err != nil {
+					t.Fatal(err)
+				}
+				checkNames(t, here.Volume.State(), here.Store, g)
+				m = model{}
+				m.flip(t, here.Store, g)
+				m.checkInos(t, here.Volume.State())
+			}
+		}
 	}
 }

@@ -32,20 +32,20 @@ func (w *pageWork) entry(name string, slot uint64) uint64 {
 	return nameEntry(maphash.String(w.b.seed, name), slot)
 }
 
-// replace takes note that e is where entry i of the old page was. It returns the old record when that was the same inode
-// under the same name, and whether it was the same name.
+// replace takes note that e is where entry i of the old page was. It returns the old record when that was the same inode,
+// and whether it had the same name.
 func (w *pageWork) replace(i int, e *tree.Entry) (before []byte, named bool) {
 	old := w.was.page
 	r := old.record(i)
-	switch {
-	case string(old.name(i)) != e.Name:
-		w.leave(w.was, i)
-		return nil, false
-	case recordIno(r) != e.Ino || recordType(r) != e.Type:
-		w.b.leave(w.was, i)
-		return nil, true
+	if named = string(old.name(i)) == e.Name; !named {
+		// No publish does this: slots are not issued again. Two histories in one store would.
+		w.unname(w.was, i)
 	}
-	return r, true
+	if recordIno(r) == e.Ino && recordType(r) == e.Type {
+		return r, named
+	}
+	w.b.leave(w.was, i)
+	return nil, named
 }
 
 // subdirectory makes the directory that e is, if it is one, out of what it was: before is its old record, nil for none.
@@ -62,9 +62,14 @@ func (w *pageWork) subdirectory(before []byte, e *tree.Entry) (*dir, error) {
 
 // leave takes note that the name of an old page's entry i is no more, nor what is below it.
 func (w *pageWork) leave(p *dirPage, i int) {
-	r := p.record(i)
-	w.gone = append(w.gone, nameEntry(maphash.Bytes(w.b.seed, p.name(i)), p.first+uint64(recordPlace(r))))
+	w.unname(p, i)
 	w.b.leave(p, i)
+}
+
+// unname takes the name of an old page's entry i out of the directory's index.
+func (w *pageWork) unname(p *dirPage, i int) {
+	slot := p.first + uint64(recordPlace(p.record(i)))
+	w.gone = append(w.gone, nameEntry(maphash.Bytes(w.b.seed, p.name(i)), slot))
 }
 
 // drop takes note that an old page is no more.
@@ -96,7 +101,7 @@ func (b *builder) leave(p *dirPage, i int) {
 func (b *builder) settle() []departed {
 	var gone []Node
 	for _, l := range b.left {
-		if b.inos.get(l.node.Ino()) == l.at {
+		if ino := l.node.Ino(); b.inos.get(ino) == l.at && !b.has(l.at, ino) {
 			gone = append(gone, l.node)
 		}
 	}
@@ -115,6 +120,16 @@ func (b *builder) settle() []departed {
 		kept = append(kept, d)
 	}
 	return kept
+}
+
+// has says whether an ino is at a location now.
+func (b *builder) has(at location, ino uint64) bool {
+	p := b.pages.next.get(at.page())
+	if p == nil {
+		return false
+	}
+	i, ok := p.find(at.place())
+	return ok && recordIno(p.record(i)) == ino
 }
 
 // departedPage makes a page of what has left the tree: without names, without links, and directories without entries.

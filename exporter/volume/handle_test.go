@@ -30,7 +30,7 @@ func TestHandleRoundTrip(t *testing.T) {
 		if err != nil || got.Ino() != n.Ino() || !bytes.Equal(got.Attr(), n.Attr()) {
 			t.Errorf("%s: resolved to ino %d, %v; want %d", name, got.Ino(), err, n.Ino())
 		}
-		if fsid, born, ok := volume.ParseHandle(fh); fsid != volumetest.FSID || born != 1 || !ok {
+		if fsid, born, ok := volume.ParseHandle(fh); fsid != s.Volume.FSID() || born != 1 || !ok {
 			t.Errorf("%s: parsed as fsid %x, born %d, %v", name, fsid, born, ok)
 		}
 	}

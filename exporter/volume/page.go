@@ -18,7 +18,7 @@ type page struct {
 
 func (p *page) record(i int) []byte { return p.buf[i*recSize : (i+1)*recSize] }
 
-// find returns which entry is at a place.
+// find returns which entry is at a place, if one is.
 func (p *page) find(place uint32) (i int, ok bool) {
 	if p.holes == nil {
 		return int(place), int(place) < p.n

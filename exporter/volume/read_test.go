@@ -252,6 +252,56 @@ func TestReadOfShortContent(t *testing.T) {
 	}
 }
 
+// relisted is a Store whose chunk lists are another's.
+type relisted struct {
+	*volumetest.Store
+	from tree.Digest
+	to   []byte
+}
+
+func (s relisted) Get(ctx context.Context, d tree.Digest) ([]byte, error) {
+	if d == s.from {
+		return s.to, nil
+	}
+	return s.Store.Get(ctx, d)
+}
+
+func TestReadOfBadChunkLists(t *testing.T) {
+	big, content := sparse()
+	s := volumetest.New(t, big)
+	e, err := tree.Lookup(t.Context(), s.Store, s.Head().Root, "sparse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chunk := tree.Sum([]byte(content[70_000 : 70_000+tree.ChunkSize]))
+	size := uint64(len(content))
+	for name, to := range map[string][]byte{
+		"not one":     []byte("not a list"),
+		"too short":   tree.EncodeChunks([]tree.Extent{{Length: size - 1}}),
+		"too long":    tree.EncodeChunks([]tree.Extent{{Length: size + 1}}),
+		"wrong chunk": tree.EncodeChunks([]tree.Extent{{Length: 5, Digest: chunk}, {Length: size - 5}}),
+	} {
+		v := volume.New(volumetest.FSID, relisted{s.Store, e.Content.Digest, to}, zerolog.Nop())
+		if _, _, err := v.Read(t.Context(), s.Node("sparse"), make([]byte, 10), 0); !errors.Is(err, tree.ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s.Store.Delete(chunk)
+	if _, _, err := s.Volume.Read(t.Context(), s.Node("sparse"), make([]byte, 10), 70_000); !errors.Is(err, tree.ErrMissing) {
+		t.Errorf("missing chunk: %v", err)
+	}
+	if count, _, err := s.Volume.Read(t.Context(), s.Node("sparse"), make([]byte, 10), 70_000+tree.ChunkSize); count != 10 || err != nil {
+		t.Errorf("the chunk after a missing one: %d, %v", count, err)
+	}
+	s.Store.Delete(e.Content.Digest)
+	if err := s.Volume.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Volume.Read(t.Context(), s.Node("sparse"), make([]byte, 10), 0); !errors.Is(err, tree.ErrMissing) {
+		t.Errorf("missing list: %v", err)
+	}
+}
+
 // However many files are read, by however many at once, only so many stay open, and each is closed once (volumetest panics
 // otherwise); and none is closed under a reader.
 func TestContentsAreBounded(t *testing.T) {
