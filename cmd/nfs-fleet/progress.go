@@ -77,7 +77,7 @@ func (m *meter) newBar(step string, total int64, bytes bool) *progressbar.Progre
 	return progressbar.NewOptions64(total, append(units,
 		progressbar.OptionSetWriter(m), progressbar.OptionSetDescription(step), progressbar.OptionShowCount(),
 		progressbar.OptionSetPredictTime(true), progressbar.OptionUseIECUnits(true), progressbar.OptionSetWidth(24),
-		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetElapsedTime(true))...)
+		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetSpinnerChangeInterval(0), progressbar.OptionClearOnFinish(), progressbar.OptionSetElapsedTime(true))...)
 }
 
 // done wipes the bar away.
