@@ -252,6 +252,7 @@ func (r *Replica) count(ctx context.Context, before, after tree.Digest, res *Res
 			res.Added++
 		case c.New == nil:
 			res.Removed++
+		case c.Renumbered():
 		default:
 			res.Modified++
 		}

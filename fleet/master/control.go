@@ -262,7 +262,12 @@ func (c control) Diff(ctx context.Context, name string, a, b uint64, fn func(con
 	} else {
 		from = g.Root
 	}
-	return tree.Diff(ctx, c.store, from, to.Root, func(ch tree.Change) error { return fn(console.ChangeOf(ch.Path, ch.Old, ch.New)) })
+	return tree.Diff(ctx, c.store, from, to.Root, func(ch tree.Change) error {
+		if ch.Renumbered() {
+			return nil
+		}
+		return fn(console.ChangeOf(ch.Path, ch.Old, ch.New))
+	})
 }
 
 func pick(shard string, known []tree.Generation, n uint64) (tree.Generation, error) {

@@ -2,7 +2,6 @@ package master
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -10,11 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/nfs-fleet/nfs-fleet/exporter"
-	"github.com/nfs-fleet/nfs-fleet/exporter/volume"
-	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
-	"github.com/nfs-fleet/nfs-fleet/replicator/store"
-	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
 // metrics are this master's Prometheus metrics. It implements exporter.Observer without a lock or an allocation a call.
@@ -136,38 +131,4 @@ func (m *Master) startConsole(parts *stack, l *listeners) error {
 	}
 	parts.start("http", func(ctx context.Context) error { return server.Serve(ctx, l.http) })
 	return nil
-}
-
-// volumeStore is the store as a volume wants it.
-type volumeStore struct{ *store.Store }
-
-// OpenBlob implements volume.Store.
-func (s volumeStore) OpenBlob(d tree.Digest) (volume.Blob, error) {
-	b, err := s.Store.OpenBlob(d)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", d, err)
-	}
-	return b, nil
-}
-
-// exportMounts is the mount table as the exporter wants it.
-type exportMounts struct{ *mountTable }
-
-// Unmounted implements exporter.Mounts: one record a client and shard, whatever the path.
-func (t exportMounts) Unmounted(shard, _ string, client netip.Addr) {
-	t.mountTable.Unmounted(shard, client)
-}
-
-// List implements exporter.Mounts.
-func (t exportMounts) List() []exporter.Mount {
-	known := t.list()
-	out := make([]exporter.Mount, len(known))
-	for i, m := range known {
-		out[i] = mountOf(m)
-	}
-	return out
-}
-
-func mountOf(m fleet.Mount) exporter.Mount {
-	return exporter.Mount{Shard: m.Shard, Path: m.Path, Client: m.Client, Since: m.Since}
 }

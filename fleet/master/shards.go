@@ -3,6 +3,7 @@ package master
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -55,7 +56,7 @@ func (m *Master) startShard(ctx context.Context, settings fleet.Shard, rec repli
 		Settings: replicaSettings(settings), Record: rec, Logger: m.log, Published: m.metrics.published(s.name), Pruned: m.pruned, Flipped: m.flipped,
 	}
 	if from, ok := m.cfg.Sources[s.name]; ok {
-		src, err := m.openSource(s.name, from.Dir)
+		src, err := m.openSource(s.name, from.Dir, len(rec.Generations) > 0)
 		if err != nil {
 			return err
 		}
@@ -67,7 +68,7 @@ func (m *Master) startShard(ctx context.Context, settings fleet.Shard, rec repli
 	}
 	s.replica = replica
 	if s.source != nil {
-		s.parts.start("source", s.source.Run)
+		s.parts.start("source", func(ctx context.Context) error { return errors.Join(s.source.Run(ctx), s.source.Close()) })
 	}
 	s.parts.start("replica", replica.Run)
 	m.mu.Lock()
@@ -86,8 +87,8 @@ func (m *Master) watchShard(s *shard) {
 	}
 }
 
-func (m *Master) openSource(shard, dir string) (*source.Source, error) {
-	root, err := source.OpenRoot(dir)
+func (m *Master) openSource(shard, dir string, published bool) (*source.Source, error) {
+	root, err := openSourceRoot(dir, published)
 	if err != nil {
 		return nil, fmt.Errorf("source of shard %s: %w; correct --source %s=DIR", shard, err, shard)
 	}

@@ -198,3 +198,17 @@ func pairUp(olds, news []*Entry) []pair {
 	}
 	return pairs
 }
+
+// Renumbered reports that nothing has changed but what nfs-fleet itself allots (ino, tag, birth, ctime) and what follows
+// from that: a directory's size and link count. People who ask what has changed do not mean this.
+func (c Change) Renumbered() bool {
+	if c.Old == nil || c.New == nil {
+		return false
+	}
+	a, b := *c.Old, *c.New
+	a.Ino, a.Tag, a.Born, a.Ctime, a.Slot = b.Ino, b.Tag, b.Born, b.Ctime, b.Slot
+	if a.Type == Directory && b.Type == Directory {
+		a.Size, a.Used, a.Links, a.Content = b.Size, b.Used, b.Links, b.Content
+	}
+	return a == b
+}
