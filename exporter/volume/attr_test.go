@@ -48,13 +48,14 @@ func wantAttr(e tree.Entry) fattr3 {
 	return a
 }
 
-func TestAttributes(t *testing.T) {
+// zoo is one of everything that NFSv3 can tell of.
+func zoo() []volumetest.File {
 	entry := func(name string, change func(f *volumetest.File)) volumetest.File {
 		f := volumetest.File{Entry: tree.Entry{Name: name, UID: 1000, GID: 100, Mtime: tree.Time{Sec: 1_600_000_000, Nsec: 123_456_789}}}
 		change(&f)
 		return f
 	}
-	files := []volumetest.File{
+	return []volumetest.File{
 		entry(".", func(f *volumetest.File) { f.Type, f.Mode = tree.Directory, 0o1777 }),
 		entry("empty", func(*volumetest.File) {}),
 		entry("set-uid", func(f *volumetest.File) { f.Mode, f.Data = 0o6755, "#!" }),
@@ -81,6 +82,10 @@ func TestAttributes(t *testing.T) {
 		entry("linked", func(f *volumetest.File) { f.Data = "twice" }),
 		{Entry: tree.Entry{Name: "dir/again"}, Link: "linked"},
 	}
+}
+
+func TestAttributes(t *testing.T) {
+	files := zoo()
 	s := volumetest.New(t, files...)
 	for i := range files {
 		f := &files[i]

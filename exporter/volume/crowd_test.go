@@ -198,13 +198,11 @@ func TestFlipRefuses(t *testing.T) {
 	if err := v.Flip(t.Context(), less); !errors.Is(err, tree.ErrCorrupt) {
 		t.Errorf("inos that were never allotted: %v", err)
 	}
-	early := third
-	early.Number = 1
+	early, late := third, third
+	early.Number, late.Number = 1, 1<<40
 	if err := volume.New(volumetest.FSID, s.Store, zerolog.Nop()).Flip(t.Context(), early); !errors.Is(err, tree.ErrCorrupt) {
 		t.Errorf("inos born later: %v", err)
 	}
-	late := third
-	late.Number = 1 << 40
 	if err := v.Flip(t.Context(), late); err == nil {
 		t.Error("flipped to a generation that no handle can name")
 	}

@@ -48,7 +48,7 @@ func TestNames(t *testing.T) {
 			}
 		}
 		next := uint64(1)
-		for _, step := range []struct{ come, gone int }{
+		for _, step := range [...]struct{ come, gone int }{
 			{0, 0}, {1, 0}, {0, 1}, {400, 0}, {300, 20}, {5000, 0}, {0, 1}, {1, 1}, {10, 50}, {4000, 3000}, {0, 5500}, {3, 300}, {2000, 0}, {0, 1 << 30},
 		} {
 			var gone, come []uint64
@@ -59,10 +59,7 @@ func TestNames(t *testing.T) {
 				}
 			}
 			for range step.come {
-				hash := r.Uint64N(hashes) << (64 - 2)
-				if hashes > 3 {
-					hash = r.Uint64()
-				}
+				hash := r.Uint64N(hashes) * (1<<62/hashes + 1) << 2
 				come = append(come, nameEntry(hash, next))
 				model[next] = hash
 				next++
