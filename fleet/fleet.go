@@ -64,6 +64,14 @@ type Shard struct {
 	CreatedAt time.Time      `json:"created_at"`
 }
 
+// DeletedShard is what stays of a shard that was deleted. Without it a master could not tell a shard that was deleted
+// from one that an etcd restored from an older backup does not know, and would throw the only copy away.
+type DeletedShard struct {
+	Name      string    `json:"name"`
+	FSID      FSID      `json:"fsid"`
+	DeletedAt time.Time `json:"deleted_at"`
+}
+
 // Keep says which generations are retained: the last Generations of them and every one younger than For, at most
 // MaxKept.
 type Keep struct {

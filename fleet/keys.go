@@ -36,6 +36,9 @@ func (k Keys) ID() string { return k.prefix + "id" }
 // Shard is the key of a shard's settings.
 func (k Keys) Shard(name string) string { return k.prefix + "shards/" + name }
 
+// Deleted is the key that says that the shard with this fsid was deleted on purpose.
+func (k Keys) Deleted(f FSID) string { return k.prefix + "deleted/" + f.String() }
+
 // Head is the key of a shard's head.
 func (k Keys) Head(shard string) string { return k.prefix + "heads/" + shard }
 

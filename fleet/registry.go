@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -73,24 +74,27 @@ func (r *Registry) CreateShard(ctx context.Context, s Shard) (Shard, error) {
 	return s, r.create(ctx, r.keys.Shard(s.Name), s)
 }
 
-// UpdateShard replaces a shard's settings if they have not changed since revision seen.
-func (r *Registry) UpdateShard(ctx context.Context, s Shard, seen int64) error {
+// UpdateShard replaces a shard's settings if they have not changed since revision seen, and returns their new
+// ModRevision.
+func (r *Registry) UpdateShard(ctx context.Context, s Shard, seen int64) (int64, error) {
 	if err := s.Validate(); err != nil {
-		return err
+		return 0, err
 	}
 	key := r.keys.Shard(s.Name)
 	return r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", seen)}, put(key, s))
 }
 
-// DeleteShard removes a shard with its head and its history.
+// DeleteShard removes a shard with its head and its history, and leaves a DeletedShard.
 func (r *Registry) DeleteShard(ctx context.Context, name string) error {
-	key := r.keys.Shard(name)
-	err := r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), ">", 0)},
-		clientv3.OpDelete(key), clientv3.OpDelete(r.keys.Head(name)), clientv3.OpDelete(r.keys.Staged(name)),
-		clientv3.OpDelete(r.keys.Generations(name), clientv3.WithPrefix()))
-	if errors.Is(err, ErrConflict) {
-		return fmt.Errorf("shard %s: %w", name, ErrNotFound)
+	s, revision, err := r.Shard(ctx, name)
+	if err != nil {
+		return err
 	}
+	key := r.keys.Shard(name)
+	_, err = r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", revision)},
+		clientv3.OpDelete(key), clientv3.OpDelete(r.keys.Head(name)), clientv3.OpDelete(r.keys.Staged(name)),
+		clientv3.OpDelete(r.keys.Generations(name), clientv3.WithPrefix()),
+		put(r.keys.Deleted(s.FSID), DeletedShard{name, s.FSID, time.Now().UTC()}))
 	return err
 }
 
@@ -160,22 +164,23 @@ func (r *Registry) get(ctx context.Context, key string, into any) (rev int64, er
 }
 
 func (r *Registry) create(ctx context.Context, key string, value any) error {
-	err := r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)}, put(key, value))
+	_, err := r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)}, put(key, value))
 	if errors.Is(err, ErrConflict) {
 		return fmt.Errorf("%s: %w", key, ErrExists)
 	}
 	return err
 }
 
-func (r *Registry) swap(ctx context.Context, conditions []clientv3.Cmp, ops ...clientv3.Op) error {
+// swap applies ops in one transaction if the conditions hold, and returns its revision; otherwise ErrConflict.
+func (r *Registry) swap(ctx context.Context, conditions []clientv3.Cmp, ops ...clientv3.Op) (int64, error) {
 	resp, err := r.client.Txn(ctx).If(conditions...).Then(ops...).Commit()
 	if err != nil {
-		return unavailable(err)
+		return 0, unavailable(err)
 	}
 	if !resp.Succeeded {
-		return ErrConflict
+		return 0, ErrConflict
 	}
-	return nil
+	return resp.Header.Revision, nil
 }
 
 func put(key string, value any, opts ...clientv3.OpOption) clientv3.Op {

@@ -122,10 +122,10 @@ func TestShardLifecycle(t *testing.T) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	got.Squash = SquashAll
-	if err := r.UpdateShard(ctx, got, rev); err != nil {
-		t.Fatal(err)
+	if now, err := r.UpdateShard(ctx, got, rev); err != nil || now <= rev {
+		t.Fatalf("revision %d after %d, %v", now, rev, err)
 	}
-	if err := r.UpdateShard(ctx, got, rev); !errors.Is(err, ErrConflict) {
+	if _, err := r.UpdateShard(ctx, got, rev); !errors.Is(err, ErrConflict) {
 		t.Errorf("update from an old revision: %v, want ErrConflict", err)
 	}
 	f := lead(t, ctx, r, "www")
@@ -140,6 +140,9 @@ func TestShardLifecycle(t *testing.T) {
 	}
 	if h, err := r.History(ctx, "www"); err != nil || len(h) != 0 {
 		t.Errorf("the history outlived its shard: %+v, %v", h, err)
+	}
+	if v, err := r.Load(ctx); err != nil || !v.Deleted[s.FSID] {
+		t.Errorf("nothing says that the shard was deleted: %+v, %v", v.Deleted, err)
 	}
 	if err := r.DeleteShard(ctx, "www"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("second delete: %v, want ErrNotFound", err)

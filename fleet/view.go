@@ -25,6 +25,7 @@ type View struct {
 	Identity Identity // zero: etcd holds no such fleet
 	Shards   map[string]Shard
 	Heads    map[string]Head
+	Deleted  map[FSID]bool // shards that were deleted on purpose
 	Masters  map[string]Master
 	Replicas map[string]Replica
 	Problems map[string]error // by key: values that could not be read; whoever wrote them has to mend them
@@ -32,13 +33,13 @@ type View struct {
 
 func newView(revision int64) View {
 	return View{
-		Revision: revision, Shards: map[string]Shard{}, Heads: map[string]Head{},
+		Revision: revision, Shards: map[string]Shard{}, Heads: map[string]Head{}, Deleted: map[FSID]bool{},
 		Masters: map[string]Master{}, Replicas: map[string]Replica{}, Problems: map[string]error{},
 	}
 }
 
 func (v View) clone() View {
-	v.Shards, v.Heads = maps.Clone(v.Shards), maps.Clone(v.Heads)
+	v.Shards, v.Heads, v.Deleted = maps.Clone(v.Shards), maps.Clone(v.Heads), maps.Clone(v.Deleted)
 	v.Masters, v.Replicas, v.Problems = maps.Clone(v.Masters), maps.Clone(v.Replicas), maps.Clone(v.Problems)
 	return v
 }
@@ -78,6 +79,13 @@ func (v *View) apply(keys Keys, kv *mvccpb.KeyValue, deleted bool) error {
 		}
 		v.Heads[name] = h
 		return nil
+	case "deleted":
+		var fsid FSID
+		if err := fsid.UnmarshalText([]byte(name)); err != nil {
+			return err
+		}
+		v.Deleted[fsid] = !deleted
+		return nil
 	case "masters":
 		return setIn(v.Masters, name, key, kv.Value, deleted)
 	case "replicas":
@@ -101,7 +109,7 @@ func setIn[T any](m map[string]T, name, key string, value []byte, deleted bool) 
 
 // Load reads the fleet at one revision, linearizably.
 func (r *Registry) Load(ctx context.Context) (View, error) {
-	kinds := []string{"id", "shards/", "heads/", "masters/", "replicas/"}
+	kinds := []string{"id", "shards/", "heads/", "deleted/", "masters/", "replicas/"}
 	ops := make([]clientv3.Op, len(kinds))
 	for i, kind := range kinds {
 		ops[i] = clientv3.OpGet(r.keys.prefix+kind, clientv3.WithPrefix())

@@ -117,6 +117,9 @@ func (r *Replica) publishSource(ctx context.Context, p Publication) (Result, err
 		}
 		r.base = res.Generation.Root
 		res.Warnings = append(res.Warnings, scan.Warnings()...)
+		if n := scan.Skipped(); n != (source.Skipped{}) {
+			r.log.Info().Int("xattrs", n.Xattrs).Int("acls", n.ACLs).Msg("NFSv3 cannot carry these attributes")
+		}
 		if err := scan.Commit(); err != nil {
 			res.Warnings = append(res.Warnings, fmt.Sprintf("the next scan reads every file again: %v", err))
 		}

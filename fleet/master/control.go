@@ -105,14 +105,14 @@ func (c control) updateShard(ctx context.Context, name string, change func(fleet
 		if err := after.Validate(); err != nil {
 			return before, fmt.Errorf("%w: %w", err, console.ErrInvalid)
 		}
-		err = c.registry.UpdateShard(ctx, after, revision)
+		written, err := c.registry.UpdateShard(ctx, after, revision)
 		if errors.Is(err, fleet.ErrConflict) {
 			continue // somebody else's change went first: apply ours to that
 		}
 		if err != nil {
 			return before, kindOf(err)
 		}
-		return after, c.awaitView(ctx, func(v fleet.View) bool { return v.Revision > revision })
+		return after, c.awaitView(ctx, func(v fleet.View) bool { return v.Revision >= written })
 	}
 }
 

@@ -79,10 +79,10 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 		prune: make(chan struct{}, 1), fatal: make(chan error, 1), open: make(chan struct{}),
 		shards: map[string]*shard{}, terms: map[string]*election.Term{}, warned: map[string]bool{}, changed: make(chan struct{}), etcdErr: errNotAsked,
 	}
+	defer m.closeDisk()
 	if err := m.openDisk(); err != nil {
 		return err
 	}
-	defer m.closeDisk()
 	listeners, err := openListeners(cfg.Listen)
 	if err != nil {
 		return err

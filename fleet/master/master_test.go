@@ -67,7 +67,7 @@ func start(t *testing.T, c Config) *running {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t, c, client, cancel, make(chan error, 1)}
-	go func() { r.ended <- Run(ctx, c, "test", zerolog.New(zerolog.NewTestWriter(t))) }()
+	go func() { r.ended <- Run(ctx, c, "test", zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.InfoLevel)) }()
 	t.Cleanup(r.stop)
 	return r
 }

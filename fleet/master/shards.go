@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,16 @@ func (m *Master) restoreShards(ctx context.Context) error {
 	records, err := m.ledger.Read()
 	if err != nil {
 		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.cfg.Sources)) {
+		if _, known := records[name]; known {
+			continue
+		}
+		root, err := openSourceRoot(m.cfg.Sources[name].Dir, false)
+		if err != nil {
+			return fmt.Errorf("source of shard %s: %w; correct --source %s=DIR", name, err, name)
+		}
+		root.(io.Closer).Close() // it was opened to see that it is there; nothing was read
 	}
 	for _, name := range slices.Sorted(maps.Keys(records)) {
 		var settings fleet.Shard
@@ -67,6 +78,10 @@ func (m *Master) startShard(ctx context.Context, settings fleet.Shard, rec repli
 		return err
 	}
 	s.replica = replica
+	s.parts.start("volume", func(ctx context.Context) error {
+		<-ctx.Done()
+		return s.volume.Close()
+	})
 	if s.source != nil {
 		s.parts.start("source", func(ctx context.Context) error { return errors.Join(s.source.Run(ctx), s.source.Close()) })
 	}
@@ -206,24 +221,27 @@ func (m *Master) settleIdentity(ctx context.Context, v fleet.View) (known bool, 
 	return true, nil
 }
 
-// reconcile makes the shards here those of the view.
+// reconcile makes the shards here those of the view. What goes wrong with one shard does not keep the others waiting.
 func (m *Master) reconcile(ctx context.Context, v fleet.View) error {
+	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(m.cfg.Sources)) {
-		if _, ok := v.Shards[name]; ok || v.Problems[m.registry.Keys().Shard(name)] != nil {
+		_, here := m.shard(name)
+		if _, ok := v.Shards[name]; ok || here || v.Problems[m.registry.Keys().Shard(name)] != nil {
 			continue
 		}
-		if err := m.createSourceShard(ctx, name); err != nil {
-			return err
-		}
+		errs = append(errs, m.createSourceShard(ctx, name))
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.Shards)) {
-		if err := m.follow(ctx, v, v.Shards[name]); err != nil {
-			return err
-		}
+		errs = append(errs, m.follow(ctx, v, v.Shards[name]))
 	}
 	for _, s := range m.allShards() {
-		if _, ok := v.Shards[s.name]; !ok && v.Problems[m.registry.Keys().Shard(s.name)] == nil {
+		if _, ok := v.Shards[s.name]; ok {
+			continue
+		}
+		if v.Deleted[s.settings.FSID] {
 			m.dropShard(s)
+		} else if m.warnOnce("unknown " + s.name) {
+			m.log.Error().Str("shard", s.name).Msg(unknownShard)
 		}
 	}
 	m.serve()
@@ -232,8 +250,11 @@ func (m *Master) reconcile(ctx context.Context, v fleet.View) error {
 	m.reconciled = v
 	m.tellLocked()
 	m.mu.Unlock()
-	return nil
+	return errors.Join(errs...)
 }
+
+// unknownShard is said of a shard that this disk has, that etcd does not know, and that nobody has deleted.
+const unknownShard = "etcd does not know this shard, but this disk has it: serving what the disk has; run `nfs-fleet recover` if etcd has lost it"
 
 // tellLocked wakes those that wait for reconciled or terms to change. The caller holds mu.
 func (m *Master) tellLocked() {
@@ -257,6 +278,9 @@ func (m *Master) createSourceShard(ctx context.Context, name string) error {
 func (m *Master) follow(ctx context.Context, v fleet.View, settings fleet.Shard) error {
 	s, ok := m.shard(settings.Name)
 	if ok && s.settings.FSID != settings.FSID {
+		if !v.Deleted[s.settings.FSID] {
+			return fmt.Errorf("shard %s: etcd gives it fsid %s, this disk %s, and nobody has deleted it: serving what the disk has", s.name, settings.FSID, s.settings.FSID)
+		}
 		m.dropShard(s) // deleted and made anew since we looked
 		ok = false
 	}

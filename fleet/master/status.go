@@ -88,6 +88,8 @@ func (c control) shardStatus(s *shard, p picture) console.ShardStatus {
 	}
 	if r.Problem != nil {
 		st.Problem = r.Problem.Error()
+	} else if _, known := p.view.Shards[s.name]; !known && p.view.Revision != 0 && p.view.Identity.ID != "" {
+		st.Problem = unknownShard
 	}
 	if r.SourceError != nil {
 		st.Source.Error = r.SourceError.Error()

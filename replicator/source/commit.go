@@ -82,10 +82,13 @@ func (s *Source) committed(sc *Scan) {
 	s.pending.notBefore = time.Time{}
 	if sc.plan == nil {
 		s.lastFull, s.fullTook = sc.began, time.Since(sc.began)
-		if s.watch != nil && s.watch == sc.watch && s.full == "" {
+		switch {
+		case s.watch != nil && s.watch != sc.watch:
+			s.markAll("watching began during the last scan")
+		case s.watch != nil && s.full == "":
 			s.watch.complete = true
 		}
-		if s.cfg.Watch != "" && !s.sees() {
+		if s.cfg.Watch != "" && !s.sees() && s.full == "" {
 			s.pending.notBefore = time.Now().Add(s.rescanEvery())
 		}
 	}
