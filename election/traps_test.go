@@ -361,25 +361,7 @@ func testWrite(t *testing.T, b backend, prefix string) {
 	if err != nil || len(snap.kvs) != 3 || snap.rev < out.rev { // a, b and x: c was released, what is not ours stayed
 		t.Fatalf("%+v, %v", snap, err)
 	}
-	seen := make(chan kv, 10)
-	watching, stop := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() {
-		done <- b.watch(watching, epoch, func(ch changes) {
-			for _, k := range ch.kvs {
-				seen <- k
-			}
-		})
-	}()
-	for _, want := range []string{"b", "c", "b", "c"} { // two claims, a mark, a release; in one revision in any order
-		if k := <-seen; k.key != key("b") && k.key != key("c") {
-			t.Errorf("%+v, want %s", k, want)
-		}
-	}
-	stop()
-	if err := <-done; err == nil {
-		t.Error("a watch ended by itself, and well")
-	}
+	expectChanges(t, b, epoch, key("b"), key("c"))
 	must(write{lease: mine, revoke: []int64{other, 12345}}) // the second is long gone
 	if _, err := b.renew(ctx, other); !errors.Is(err, errGone) {
 		t.Errorf("a revoked lease: %v", err)
@@ -395,5 +377,33 @@ func testWrite(t *testing.T, b backend, prefix string) {
 	}
 	if snap, err := b.read(ctx); err != nil || len(snap.kvs) != 0 {
 		t.Errorf("%+v, %v", snap, err)
+	}
+}
+
+// expectChanges watches from rev on for two changes of each key, and then ends the watch.
+func expectChanges(t *testing.T, b backend, rev int64, keys ...string) {
+	t.Helper()
+	seen := make(chan kv, 10)
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- b.watch(ctx, rev, func(ch changes) {
+			for _, k := range ch.kvs {
+				seen <- k
+			}
+		})
+	}()
+	left := map[string]int{}
+	for range 2 * len(keys) {
+		left[(<-seen).key]++
+	}
+	for _, key := range keys {
+		if left[key] != 2 {
+			t.Errorf("%d changes of %s, want 2", left[key], key)
+		}
+	}
+	stop()
+	if err := <-done; err == nil {
+		t.Error("a watch ended by itself, and well")
 	}
 }
