@@ -49,7 +49,7 @@ func NewMaster(t testing.TB, c MasterConfig) *Master {
 	if c.DataDir == "" {
 		c.DataDir = t.TempDir()
 	}
-	m := &Master{MasterConfig: c, t: t, bin: binary(t), log: &procLog{}}
+	m := &Master{MasterConfig: c, t: t, bin: product(t), log: &procLog{}}
 	m.web = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: c.Host.dial, DisableKeepAlives: true}}
 	if c.Host != nil {
 		// Nobody else lives in its namespace: the ports are the product's own.

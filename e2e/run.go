@@ -122,8 +122,8 @@ var (
 	builds  = map[string]string{}
 )
 
-// binary returns the product under test: NFS_FLEET_BIN, or one built from this tree.
-func binary(t testing.TB) string {
+// product returns the product under test: NFS_FLEET_BIN, or one built from this tree.
+func product(t testing.TB) string {
 	if path := os.Getenv("NFS_FLEET_BIN"); path != "" {
 		return path
 	}
