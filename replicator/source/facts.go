@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
@@ -55,7 +56,7 @@ func openFacts(path string) (*facts, error) {
 		return f, nil
 	}
 	db, err := openBolt(path)
-	if err != nil && !errors.Is(err, bbolt.ErrTimeout) && !errors.Is(err, os.ErrPermission) {
+	if err != nil && !errors.Is(err, berrors.ErrTimeout) && !errors.Is(err, os.ErrPermission) {
 		if err = os.Remove(path); err == nil || errors.Is(err, os.ErrNotExist) {
 			db, err = openBolt(path)
 		}
