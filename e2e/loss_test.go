@@ -50,9 +50,16 @@ func TestRecover(t *testing.T) {
 // A file that is written in place while it is published comes out as it was at some moment at which nobody was in the middle
 // of writing it.
 func TestNeverTorn(t *testing.T) {
+	// Without a pause, and with pauses much longer than it takes to read the file, yet shorter than the quiet period.
+	for _, pace := range []time.Duration{time.Millisecond, 50 * time.Millisecond} {
+		t.Run(pace.String(), func(t *testing.T) { neverTorn(t, pace) })
+	}
+}
+
+func neverTorn(t *testing.T, pace time.Duration) {
 	source := t.TempDir()
 	path := filepath.Join(source, "busy")
-	const blocks, block = 256, 4096
+	const blocks, block = 64, 4096
 	fill := func(f *os.File, version uint64, paused func() bool) bool {
 		b := bytes.Repeat(binary.BigEndian.AppendUint64(nil, version), block/8)
 		for i := range int64(blocks) {
@@ -75,11 +82,11 @@ func TestNeverTorn(t *testing.T) {
 	m := StartMaster(t, MasterConfig{Sources: []string{"www=" + source + ",mode=manual"}, Flags: []string{"--insecure", "--scan-max-wait", "2s"}})
 	m.WaitLeader("www")
 
-	// A slow writer: 2 ms from block to block, so never at rest for long and nearly always in the middle.
+	// A slow writer is never at rest for long, and nearly always in the middle.
 	var stop atomic.Bool
 	done := make(chan uint64)
 	go func() {
-		tick := time.NewTicker(2 * time.Millisecond)
+		tick := time.NewTicker(pace)
 		defer tick.Stop()
 		version := uint64(1)
 		for fill(f, version+1, func() bool { <-tick.C; return stop.Load() }) {
@@ -87,7 +94,7 @@ func TestNeverTorn(t *testing.T) {
 		}
 		done <- version
 	}()
-	for i := range 4 {
+	for i := range 6 {
 		writeFile(t, fmt.Sprintf("%s/other-%d", source, i), "something to publish")
 		g := m.Publish("www")
 		got := m.On("nfs-cat", m.url("www/busy")).Stdout
