@@ -166,6 +166,9 @@ func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (
 	defer r.cfg.Store.Hold()()
 	res, err := fn(ctx, seenHead{g, revision})
 	res.Took = time.Since(began)
+	if ended := r.term.Check(); err != nil && ended != nil {
+		err = fmt.Errorf("shard %s: %w: %w (%v)", r.cfg.Shard, ErrNoTerm, ended, err)
+	}
 	if err == nil && res.Changed {
 		r.log.Info().Uint64("generation", res.Generation.Number).Str("source", res.Generation.Source).Int64("epoch", res.Generation.Epoch).
 			Uint64("files", res.Generation.Files).Uint64("bytes", res.Generation.Bytes).Int("added", res.Added).Int("modified", res.Modified).

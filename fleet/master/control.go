@@ -317,8 +317,9 @@ func (c control) Source(ctx context.Context, name string, a console.SourceAction
 // Healthy implements console.Control.
 func (c control) Healthy() error { return nil }
 
-// Ready implements console.Control: clients may be sent here when the doors are open, every head is served, and no
-// first publish is on its way.
+// Ready implements console.Control: clients and operators may be sent here when the doors are open, every head is
+// served, each shard has had a leader, and no first publish is on its way. A leader that is lost later stops publishing,
+// not reading; so does etcd.
 func (c control) Ready() error {
 	if c.draining.Load() {
 		return fmt.Errorf("this master is draining: %w", console.ErrUnavailable)
@@ -328,14 +329,34 @@ func (c control) Ready() error {
 	default:
 		return fmt.Errorf("this master is starting: %w", console.ErrUnavailable)
 	}
-	for _, s := range c.allShards() {
-		st := s.replica.Status()
-		switch {
-		case st.Problem != nil:
-			return fmt.Errorf("shard %s: %w: %w", s.name, st.Problem, console.ErrUnavailable)
-		case st.Head.Number == 0 && st.Source == replicator.SourceWatching && st.SourceError == nil:
-			return fmt.Errorf("shard %s: its first publish is under way: %w", s.name, console.ErrUnavailable)
+	c.mu.Lock()
+	etcdUp := c.etcdErr == nil && c.reconciled.Revision != 0
+	c.mu.Unlock()
+	for name := range c.cfg.Sources {
+		if _, here := c.shard(name); etcdUp && !here {
+			return fmt.Errorf("shard %s is being made: %w", name, console.ErrUnavailable)
 		}
+	}
+	for _, s := range c.allShards() {
+		if err := c.shardReady(s, etcdUp); err != nil {
+			return fmt.Errorf("shard %s: %w: %w", s.name, err, console.ErrUnavailable)
+		}
+	}
+	return nil
+}
+
+func (c control) shardReady(s *shard, etcdUp bool) error {
+	st := s.replica.Status()
+	if leader, ok := c.election.Leader(s.name); ok && (leader.Master != c.cfg.Name || st.Epoch != 0) {
+		s.led.Store(true)
+	}
+	switch {
+	case st.Problem != nil:
+		return st.Problem
+	case etcdUp && !s.led.Load():
+		return errors.New("it has no leader yet")
+	case st.Head.Number == 0 && st.Source == replicator.SourceWatching && st.SourceError == nil:
+		return errors.New("its first publish is under way")
 	}
 	return nil
 }

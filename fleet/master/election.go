@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/nfs-fleet/nfs-fleet/election"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
@@ -28,6 +30,10 @@ func (m *Master) startEtcd(ctx context.Context, parts *stack) error {
 	conf := clientv3.Config{
 		Endpoints: e.Endpoints, Logger: zap.NewNop(), DialTimeout: 2 * time.Second,
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
+		// gRPC waits up to two minutes between attempts by default: too long for a fleet whose etcd is back.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: time.Second,
+		})},
 	}
 	conf.Username, conf.Password, _ = strings.Cut(e.User, ":")
 	var own *embeddedEtcd
@@ -73,7 +79,7 @@ func etcdTLS(e EtcdConfig) (*tls.Config, error) {
 
 func (m *Master) startElection(parts *stack) error {
 	e, err := election.New(election.Config{
-		Client: m.client, Prefix: m.registry.Keys().Prefix(), Master: m.cfg.Name, TTL: m.cfg.LeaseTTL, Logger: m.log,
+		Client: m.client, Prefix: m.registry.Keys().Prefix(), Master: m.cfg.Name, TTL: m.cfg.LeaseTTL, Logger: m.plain,
 		Replace: true, // the lock of the data directory says so
 	})
 	if err != nil {

@@ -35,6 +35,7 @@ type Master struct {
 	version string
 	started time.Time
 	log     zerolog.Logger
+	plain   zerolog.Logger // log without the master's name, for a part that adds it
 
 	data     *dataDir
 	store    *store.Store
@@ -75,7 +76,7 @@ var errNotAsked = errors.New("not asked yet")
 // Run is a master from its start until ctx ends. An error says what to do where that is not obvious.
 func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) error {
 	m := &Master{
-		cfg: cfg, version: version, started: time.Now().UTC(), log: log.With().Str("master", cfg.Name).Logger(),
+		cfg: cfg, version: version, started: time.Now().UTC(), log: log.With().Str("master", cfg.Name).Logger(), plain: log,
 		prune: make(chan struct{}, 1), fatal: make(chan error, 1), open: make(chan struct{}),
 		shards: map[string]*shard{}, terms: map[string]*election.Term{}, warned: map[string]bool{}, changed: make(chan struct{}), etcdErr: errNotAsked,
 	}

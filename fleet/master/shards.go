@@ -9,6 +9,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,6 +29,7 @@ type shard struct {
 	replica  *replicator.Replica
 	source   *source.Source // nil: none here
 	parts    *stack
+	led      atomic.Bool // somebody has led it since the start
 }
 
 // restoreShards starts every shard that the disk knows, before etcd is asked.
