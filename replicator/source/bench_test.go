@@ -62,7 +62,7 @@ func benchSource(b *testing.B, dir string, objs tree.Objects) *Source {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s, err := New(Config{FS: fsys, Objects: objs, State: filepath.Join(b.TempDir(), "state"), Racy: time.Nanosecond, Logger: zerolog.Nop()})
+	s, err := New(Config{FS: fsys, Objects: objs, State: filepath.Join(b.TempDir(), "state"), Racy: time.Nanosecond, Quiet: time.Millisecond, Logger: zerolog.Nop()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -116,7 +116,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := Config{Shard: "www", FS: fs, Objects: r.objs, Racy: time.Nanosecond, Logger: zerolog.Nop()}
+	c := Config{Shard: "www", FS: fs, Objects: r.objs, Racy: time.Nanosecond, Quiet: time.Millisecond, MaxWait: time.Second, Logger: zerolog.Nop()}
 	for _, f := range change {
 		f(&c)
 	}
@@ -241,7 +241,7 @@ func (r *rig) fresh() world {
 	r.t.Helper()
 	fs, err := OpenRoot(r.dir)
 	r.do(err)
-	src, err := New(Config{Shard: "fresh", FS: fs, Objects: r.objs, Logger: zerolog.Nop()})
+	src, err := New(Config{Shard: "fresh", FS: fs, Objects: r.objs, Quiet: time.Millisecond, Logger: zerolog.Nop()})
 	r.do(err)
 	defer src.Close()
 	sc, err := src.Scan(r.t.Context(), true, nil)

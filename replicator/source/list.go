@@ -15,7 +15,8 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
-// tries is how often a file is read that changes while it is read.
+// tries is how often a file that changes while it is read is read at least; as long as there is time to wait for it to be
+// at rest, it is tried again.
 const tries = 4
 
 func regular(st *syscall.Stat_t) bool { return st.Mode&syscall.S_IFMT == syscall.S_IFREG }
@@ -147,7 +148,7 @@ func (sc *Scan) observe(ctx context.Context, at billy.Filesystem, dir string, na
 // look observes one name, and again while it changes under its hands.
 func (sc *Scan) look(ctx context.Context, at billy.Filesystem, path string, n named) (o tree.Observed, f fate, err error) {
 	info := n.info
-	for try := 0; try < tries; try++ {
+	for try := 0; try < tries || time.Now().Before(sc.until); try++ {
 		if info == nil {
 			info, err = at.Lstat(n.name)
 			if vanished(err) {
@@ -307,13 +308,10 @@ func (sc *Scan) recall(names []named) {
 // reading it.
 func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *syscall.Stat_t, known *fact, e *tree.Entry) error {
 	id := linkOf(st)
-	if st.Size == 0 {
-		if known != nil {
+	if known != nil {
+		if st.Size == 0 {
 			return nil
 		}
-		return sc.src.remember(id, fact{})
-	}
-	if known != nil {
 		have, err := sc.src.present(ctx, known.content)
 		if err != nil {
 			return &storeError{err}
@@ -323,7 +321,7 @@ func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *syscall.St
 			return nil
 		}
 	}
-	if err := wait(ctx, settle(st, time.Now())); err != nil {
+	if err := sc.rest(ctx, st); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -332,6 +330,9 @@ func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *syscall.St
 		return err
 	}
 	defer file.Close()
+	if st.Size == 0 { // truncated, perhaps, and about to be written
+		return sc.src.remember(id, fact{})
+	}
 	e.Content, e.Used, err = sc.src.reader.read(ctx, file)
 	if err != nil {
 		return err
@@ -342,4 +343,15 @@ func (sc *Scan) content(ctx context.Context, at billy.Filesystem, st *syscall.St
 		f.check = checkOf(st)
 	}
 	return sc.src.remember(id, f)
+}
+
+// rest waits until a file has not been changed for the quiet period. errTorn: there is not that much time left. Who
+// writes a file piece by piece leaves it alone for moments; only a longer rest says that the pieces are complete.
+func (sc *Scan) rest(ctx context.Context, st *syscall.Stat_t) error {
+	now := time.Now()
+	d := settle(st, sc.src.cfg.Quiet, now)
+	if d > tick && now.Add(d).After(sc.until) {
+		return errTorn
+	}
+	return wait(ctx, d)
 }

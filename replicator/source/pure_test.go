@@ -206,7 +206,7 @@ func TestSettleWaitsOutTheClockTick(t *testing.T) {
 		500 * time.Millisecond:  1500*time.Millisecond + tick,
 		2500 * time.Millisecond: 0,
 	} {
-		if got := settle(st(age), now); got != want {
+		if got := settle(st(age), 0, now); got != want {
 			t.Errorf("changed %v ago: wait %v, want %v", age, got, want)
 		}
 	}

@@ -24,6 +24,7 @@ type Scan struct {
 	src   *Source
 	fs    billy.Filesystem
 	began time.Time
+	until time.Time // a file that is not at rest by then keeps its previous version
 	top   tree.Observed
 	full  string // why everything is looked at; "": it is not
 	plan  *plan  // nil: full
@@ -127,6 +128,10 @@ func (s *Source) take(sc *Scan, reason string) {
 		reason = s.full // may have come up since blind was asked
 	}
 	sc.fs, sc.watch, sc.full = s.fs, s.watch, reason
+	sc.until = sc.began.Add(s.cfg.MaxWait)
+	if s.pending.waiting {
+		sc.until = s.pending.first.Add(s.cfg.MaxWait)
+	}
 	sc.taken, s.dirt, s.dirty, s.full = s.dirt, &dirt{}, 0, ""
 	s.pending = pending{notBefore: s.pending.notBefore}
 	select {

@@ -296,6 +296,64 @@ func TestAFileThatChangesWhileItIsReadIsNeverTorn(t *testing.T) {
 	}
 }
 
+// A writer that pauses between its pieces, for longer than it takes to read the file, is not done yet.
+func TestASlowWriterIsWaitedFor(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Quiet, c.MaxWait = 150*time.Millisecond, 10*time.Second })
+	r.write("f", "piece")
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		f, err := os.OpenFile(r.path("f"), os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		for range 9 {
+			<-time.After(40 * time.Millisecond) // the writer's pace; nothing waits for it
+			f.WriteString("piece")
+		}
+	}()
+	r.scan(true)
+	select {
+	case <-written:
+	default:
+		t.Fatal("the scan did not wait for the writer")
+	}
+	if got := r.content("f"); got != strings.Repeat("piece", 10) {
+		t.Fatalf("published %d pieces of 10", strings.Count(got, "piece"))
+	}
+}
+
+func TestAWriterThatNeverRestsKeepsThePreviousVersion(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Quiet, c.MaxWait = 100*time.Millisecond, 400*time.Millisecond })
+	r.write("f", "whole")
+	r.scan(true)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	r.write("f", "half")
+	go func() {
+		defer close(stopped)
+		for tick := time.NewTicker(20 * time.Millisecond); ; {
+			select {
+			case <-stop:
+				tick.Stop()
+				return
+			case <-tick.C:
+				os.WriteFile(r.path("f"), []byte("half"), 0o644)
+			}
+		}
+	}()
+	_, s := r.scan(true)
+	close(stop)
+	<-stopped
+	if got := r.content("f"); got != "whole" || len(s.Warnings()) != 1 {
+		t.Fatalf("published %q with warnings %q", got, s.Warnings())
+	}
+	r.scan(true)
+	if got := r.content("f"); got != "half" {
+		t.Fatalf("at rest, but published %q", got)
+	}
+}
+
 func TestAFileReplacedByAnythingElseUnderTheReader(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	os.WriteFile(secret, []byte("secret"), 0o644)

@@ -97,18 +97,18 @@ func checkOf(st *syscall.Stat_t) check {
 // tick is longer than any kernel's clock tick: two changes less than a tick apart can carry the same ctime.
 const tick = 20 * time.Millisecond
 
-// settle returns how long to wait until a change that comes later must show in the ctime. A ctime without nanoseconds
-// comes from a file system that counts in whole seconds, or in two.
-func settle(st *syscall.Stat_t, now time.Time) time.Duration {
-	grain := tick
+// settle returns how long to wait until the file has been at rest for quiet, and until a change that comes later must show
+// in the ctime. A ctime without nanoseconds comes from a file system that counts in whole seconds, or in two.
+func settle(st *syscall.Stat_t, quiet time.Duration, now time.Time) time.Duration {
+	rest := max(tick, quiet)
 	if st.Ctim.Nsec == 0 {
-		grain = 2*time.Second + tick
+		rest = max(2*time.Second+tick, quiet)
 	}
 	age := now.Sub(time.Unix(int64(st.Ctim.Sec), int64(st.Ctim.Nsec)))
-	if age < 0 || age >= grain { // a clock ahead of ours is not one to wait for
+	if age < 0 || age >= rest { // a clock ahead of ours is not one to wait for
 		return 0
 	}
-	return grain - age
+	return rest - age
 }
 
 // vanished: the name was there a moment ago, or the directory above it has been replaced.

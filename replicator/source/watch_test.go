@@ -258,7 +258,7 @@ func TestBarrierFilesAreNotLeftBehind(t *testing.T) {
 func bubble(t *testing.T, f func(t *testing.T, r *rig, s *stub)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStub()
-		r := newRig(t, func(c *Config) { c.Watch = "/src" })
+		r := newRig(t, func(c *Config) { c.Watch, c.Quiet, c.MaxWait = "/src", 0, 0 })
 		r.src.newNotifier = func(string) (notifier, error) { return s, nil }
 		ctx, cancel := context.WithCancel(t.Context())
 		var run sync.WaitGroup
@@ -441,7 +441,7 @@ func TestNoWatchesLeft(t *testing.T) {
 
 func TestNoInotifyInstanceLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, func(c *Config) { c.Watch = "/src" })
+		r := newRig(t, func(c *Config) { c.Watch, c.Quiet, c.MaxWait = "/src", 0, 0 })
 		s := newStub()
 		var works atomic.Bool
 		r.src.newNotifier = func(string) (notifier, error) {
