@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -322,15 +321,4 @@ func port(addr string) string {
 		panic(err) // addresses come from this package
 	}
 	return p
-}
-
-// reachable says whether something accepts connections on the master's NFS port.
-func (m *Master) reachable() bool {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	c, err := m.Host.dial(ctx, "tcp", "127.0.0.1:"+port(m.NFS))
-	if err == nil {
-		c.Close()
-	}
-	return err == nil
 }
