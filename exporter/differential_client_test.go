@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 )
@@ -49,9 +50,10 @@ type stamp struct{ Sec, Nsec uint32 }
 
 // wireClient makes calls one at a time, as root, over a connection of its own.
 type wireClient struct {
-	conn net.Conn
-	in   *bufio.Reader
-	xid  uint32
+	conn  net.Conn
+	in    *bufio.Reader
+	xid   uint32
+	reply []byte
 }
 
 func dialWire(t testing.TB, to net.Addr) *wireClient {
@@ -103,9 +105,9 @@ func (c *wireClient) call(program, proc uint32, args ...any) (*wire, error) {
 	return w, nil
 }
 
-// record reads a record, of one fragment or more.
+// record reads a record, of one fragment or more. It is valid until the next call.
 func (c *wireClient) record() ([]byte, error) {
-	var record []byte
+	record := c.reply[:0]
 	for last := false; !last; {
 		var mark [4]byte
 		if _, err := io.ReadFull(c.in, mark[:]); err != nil {
@@ -117,11 +119,12 @@ func (c *wireClient) record() ([]byte, error) {
 			return nil, fmt.Errorf("a fragment of %d bytes", n)
 		}
 		at := len(record)
-		record = append(record, make([]byte, n)...)
+		record = slices.Grow(record, int(n))[:at+int(n)]
 		if _, err := io.ReadFull(c.in, record[at:]); err != nil {
 			return nil, err
 		}
 	}
+	c.reply = record
 	return record, nil
 }
 
@@ -182,7 +185,7 @@ func (c *wireClient) readlink(fh string) (status uint32, target string, a attr, 
 	return status, target, a, w.done("READLINK")
 }
 
-// piece is what READ answers. The data is valid as long as it is kept.
+// piece is what READ answers. The data is valid until the next call.
 type piece struct {
 	status uint32
 	attr   attr

@@ -19,12 +19,14 @@ type world struct {
 	r     *rand.Rand
 	noise string // what files are cut from
 	files map[string]volumetest.File
-	made  int // names given to random objects
+	crowd []volumetest.File // what crowdDir holds
+	made  int               // names given to random objects
 }
 
 const (
 	crowdDir  = "crowd" // a directory of more than one page
 	crowdSize = 5000
+	maxCrowd  = 40 // bytes; each file in it has less
 )
 
 func newWorld(seed uint64) *world {
@@ -36,7 +38,7 @@ func newWorld(seed uint64) *world {
 	w.zoo()
 	w.add(w.folder(crowdDir))
 	for i := range crowdSize {
-		w.add(w.plain(fmt.Sprintf("%s/file-%d", crowdDir, i), w.r.IntN(40)))
+		w.crowd = append(w.crowd, w.plain(fmt.Sprintf("%s/file-%d", crowdDir, i), w.r.IntN(maxCrowd)))
 	}
 	for range 400 {
 		w.grow()
@@ -79,16 +81,16 @@ func (w *world) zoo() {
 		w.add(w.folder(dir))
 	}
 	const chunk = tree.ChunkSize
-	for _, n := range []int{0, 1, 3, 4095, 4096, 4097, 1<<20 - 1, 1 << 20, 1<<20 + 1, chunk - 1, chunk, chunk + 1, 9 << 20} {
+	for _, n := range []int{0, 1, 3, 4095, 4096, 4097, 1<<20 + 1, chunk - 1, chunk, chunk + 1, 9 << 20} {
 		w.add(w.plain(fmt.Sprint("sizes/", n), n))
 	}
 	type x = volumetest.Extent
 	for name, extents := range map[string][]x{
 		"small": {{Data: w.bytes(10), Hole: 100_000}, {Data: w.bytes(10)}},
-		"front": {{Hole: 5 << 20}, {Data: w.bytes(100)}},
-		"inner": {{Data: w.bytes(10), Hole: chunk}, {Data: w.bytes(chunk + 1), Hole: 1}, {Data: w.bytes(1)}},
-		"end":   {{Data: w.bytes(chunk), Hole: 12_345}},
-		"all":   {{Hole: 6 << 20}},
+		"front": {{Hole: chunk - 50}, {Data: w.bytes(100)}},
+		"inner": {{Data: w.bytes(10), Hole: chunk - 50}, {Data: w.bytes(100_000), Hole: 1}, {Data: w.bytes(1)}},
+		"end":   {{Data: w.bytes(10), Hole: chunk}},
+		"all":   {{Hole: chunk + 1}},
 		"huge":  {{Data: w.bytes(10), Hole: 10 << 30}, {Data: w.bytes(10)}},
 	} {
 		f := w.entry("holes/"+name, tree.Regular)
@@ -152,11 +154,11 @@ func (w *world) link(name, to string) volumetest.File {
 	return volumetest.File{Entry: tree.Entry{Name: name}, Link: to}
 }
 
-// pick returns a name of the world that ok allows, the crowd excepted.
+// pick returns a name of the world that ok allows. The crowd is not picked from, nor added to.
 func (w *world) pick(ok func(volumetest.File) bool) string {
 	var all []string
 	for p, f := range w.files {
-		if !strings.HasPrefix(p, crowdDir) && ok(f) {
+		if p != crowdDir && ok(f) {
 			all = append(all, p)
 		}
 	}
@@ -191,7 +193,7 @@ func (w *world) grow() {
 	case n < 45:
 		f := w.entry(name, tree.Regular)
 		for range 1 + w.r.IntN(4) {
-			f.Extents = append(f.Extents, volumetest.Extent{Data: w.bytes(w.r.IntN(70_000)), Hole: uint64(w.r.IntN(2_000_000))})
+			f.Extents = append(f.Extents, volumetest.Extent{Data: w.bytes(w.r.IntN(70_000)), Hole: w.r.Uint64N(100_000)})
 		}
 		w.add(f)
 	default:
@@ -266,15 +268,14 @@ func (w *world) churn() {
 		w.edit()
 	}
 	for range crowdSize / 10 {
-		delete(w.files, fmt.Sprintf("%s/file-%d", crowdDir, w.r.IntN(crowdSize)))
 		w.made++
-		w.add(w.plain(fmt.Sprintf("%s/made %d", crowdDir, w.made), w.r.IntN(40)))
+		w.crowd[w.r.IntN(crowdSize)] = w.plain(fmt.Sprintf("%s/made %d", crowdDir, w.made), w.r.IntN(maxCrowd))
 	}
 }
 
 // list returns the world in an order of the seed's.
 func (w *world) list() []volumetest.File {
-	var all []volumetest.File
+	all := slices.Clone(w.crowd)
 	for _, p := range slices.Sorted(maps.Keys(w.files)) {
 		all = append(all, w.files[p])
 	}
@@ -282,17 +283,17 @@ func (w *world) list() []volumetest.File {
 	return all
 }
 
-// sum returns the SHA-256 of a file, and its size; of a file too long to be read whole only the size.
-func (w *world) sum(f volumetest.File) (sum [sha256.Size]byte, size uint64) {
+// sum returns the SHA-256 of a file, or zero when it has more bytes than whole, and its size.
+func sum(f volumetest.File, whole uint64) (sum [sha256.Size]byte, size uint64) {
 	h := sha256.New()
 	for _, x := range append([]volumetest.Extent{{Data: f.Data}}, f.Extents...) {
 		size += uint64(len(x.Data)) + x.Hole
-		if size <= readWhole {
+		if size <= whole {
 			h.Write([]byte(x.Data))
 			h.Write(make([]byte, x.Hole))
 		}
 	}
-	if size <= readWhole {
+	if size <= whole {
 		h.Sum(sum[:0])
 	}
 	return sum, size
