@@ -125,13 +125,13 @@ func (s Shard) Validate() error {
 	return nil
 }
 
-// Expired returns how many of the generations, given oldest first with the head last, are past retention at now.
+// Expired returns how many of the generations, given oldest first with the head last, are past retention at now. A
+// generation grows old from the moment that the next one took its place: until then it was what everybody had open.
 func (k Keep) Expired(generations []tree.Generation, now time.Time) int {
 	n := 0
-	for i, g := range generations {
+	for i := range generations {
 		left := len(generations) - i
-		young := now.Sub(g.PublishedAt) < time.Duration(k.For)
-		if left <= k.Generations || left <= MaxKept && young {
+		if left <= k.Generations || left <= MaxKept && now.Sub(generations[i+1].PublishedAt) < time.Duration(k.For) {
 			break
 		}
 		n++

@@ -59,6 +59,7 @@ func TestExpired(t *testing.T) {
 		{"nothing", Keep{1, 0}, nil, 0},
 		{"the head alone stays however old", Keep{1, Duration(time.Hour)}, history(48 * time.Hour), 0},
 		{"old ones beyond the count go", Keep{2, Duration(time.Hour)}, history(9*time.Hour, 8*time.Hour, 7*time.Hour, 0), 2},
+		{"one that was the head until now is young", Keep{1, Duration(time.Hour)}, history(9*time.Hour, 8*time.Hour, 0), 1},
 		{"young ones stay", Keep{1, Duration(10 * time.Hour)}, history(9*time.Hour, 8*time.Hour, 0), 0},
 		{"never more than the most", Keep{10, Duration(time.Hour)}, history(many...), 5},
 		{"a clock that jumped back keeps them", Keep{1, Duration(time.Hour)}, history(-3*time.Hour, -2*time.Hour, 0), 0},

@@ -135,12 +135,30 @@ func (r *Replica) publishSource(ctx context.Context, p Publication) (Result, err
 
 func (r *Replica) publishTree(ctx context.Context, root tree.Digest, c change) (Result, error) {
 	return r.lead(ctx, func(ctx context.Context, head seenHead) (Result, error) {
+		if err := r.whole(ctx, root); err != nil {
+			return Result{}, err
+		}
 		lister, entry, err := tree.FromTree(r.cfg.Store, root, head.generation.Root)
 		if err != nil {
 			return Result{}, fmt.Errorf("read tree %s: %w", root, err)
 		}
 		c.root = tree.Observed{Entry: entry}
 		return r.advance(ctx, head, lister, c)
+	})
+}
+
+// whole returns an error that wraps tree.ErrMissing unless the store holds everything that a tree needs.
+func (r *Replica) whole(ctx context.Context, root tree.Digest) error {
+	seen := map[tree.Digest]bool{}
+	return tree.Reach(ctx, r.cfg.Store, root, func(d tree.Digest) bool {
+		was := seen[d]
+		seen[d] = true
+		return was
+	}, func(d tree.Digest, f tree.Form, _ uint64) error {
+		if f == tree.Blob && !r.cfg.Store.Has(d) {
+			return fmt.Errorf("tree %s needs %s: %w", root, d, tree.ErrMissing)
+		}
+		return nil
 	})
 }
 
@@ -160,7 +178,7 @@ func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (
 		return Result{}, fmt.Errorf("read the head of %s: %w", r.cfg.Shard, err)
 	}
 	r.observe(ctx, seenHead{g, revision})
-	if r.problem != nil {
+	if r.problem != nil && r.unreadable == nil {
 		return Result{}, r.problem
 	}
 	defer r.cfg.Store.Hold()()
@@ -184,6 +202,7 @@ func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (
 type change struct {
 	source, note string
 	root         tree.Observed
+	instead      *tree.Digest // what to merge onto when the head's tree cannot be read
 }
 
 // advance merges what the lister wants onto the head and moves the head to the result.
@@ -191,15 +210,18 @@ func (r *Replica) advance(ctx context.Context, head seenHead, l tree.Lister, c c
 	if r.settings.Strict && r.settings.MinCopies > 1 {
 		return Result{}, fmt.Errorf("shard %s wants %d copies and 1 master is alive: %w", r.cfg.Shard, r.settings.MinCopies, ErrTooFewCopies)
 	}
-	number := head.generation.Number + 1
-	merged, err := tree.Merge(ctx, r.cfg.Store, head.generation.Root, l, tree.MergeOptions{
+	number, base := head.generation.Number+1, head.generation.Root
+	if c.instead != nil {
+		base = *c.instead
+	}
+	merged, err := tree.Merge(ctx, r.cfg.Store, base, l, tree.MergeOptions{
 		Generation: number, NextIno: max(head.generation.NextIno, r.maxima.NextIno, 1), Now: tree.TimeOf(r.cfg.Now()), Tag: r.cfg.Tag, Root: c.root,
 	})
 	if err != nil {
 		return Result{}, fmt.Errorf("merge: %w", err)
 	}
 	res := Result{Generation: head.generation, Warnings: dropped(merged.Dropped)}
-	if !merged.Changed && head.generation.Source == c.source {
+	if !merged.Changed && head.generation.Source == c.source && c.instead == nil {
 		return res, nil
 	}
 	if err := r.cfg.Store.Sync(ctx); err != nil {
@@ -213,7 +235,7 @@ func (r *Replica) advance(ctx context.Context, head seenHead, l tree.Lister, c c
 		return Result{}, err
 	}
 	res.Generation, res.Changed = next, true
-	return res, r.count(ctx, head.generation.Root, next.Root, &res)
+	return res, r.count(ctx, base, next.Root, &res)
 }
 
 // move moves the head in etcd and flips. The numbers are remembered first: should neither etcd's answer nor this
@@ -233,7 +255,7 @@ func (r *Replica) move(ctx context.Context, head seenHead, next tree.Generation)
 		return fmt.Errorf("generation %d may or may not be the head: %w", next.Number, err)
 	case headErr != nil:
 		now, revision = next, 0 // the move was confirmed; the next observation brings its revision
-	case err != nil && now.Root != next.Root:
+	case err != nil && (now.Number != next.Number || now.Epoch != next.Epoch || now.Root != next.Root):
 		return err
 	}
 	r.observe(ctx, seenHead{now, revision})
@@ -293,36 +315,3 @@ func randomTag() uint64 {
 
 // rolledBackTo returns the generation that a head rolled back to.
 func rolledBackTo(source string) (string, bool) { return strings.CutPrefix(source, RollbackSource) }
-
-// Reread reads every file of the source again, whatever is known of it, so that content that the store has lost is put
-// back; what has changed meanwhile is published by the next publish.
-func (r *Replica) Reread(ctx context.Context) error {
-	if r.cfg.Source == nil {
-		return fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrNoSource)
-	}
-	var err error
-	if doErr := r.do(ctx, func(run context.Context) {
-		both, cancel := join(run, ctx)
-		defer cancel()
-		err = r.reread(both)
-	}); doErr != nil {
-		return doErr
-	}
-	return err
-}
-
-func (r *Replica) reread(ctx context.Context) error {
-	defer r.cfg.Store.Hold()()
-	scan, err := r.cfg.Source.Scan(ctx, true, nil)
-	if err != nil {
-		return fmt.Errorf("scan %s: %w", r.cfg.Directory, err)
-	}
-	defer scan.Abort() // nothing is published: what was dirty stays so
-	_, err = tree.Merge(ctx, r.cfg.Store, tree.Digest{}, scan, tree.MergeOptions{
-		Generation: 1, NextIno: 1, Now: tree.TimeOf(r.cfg.Now()), Tag: r.cfg.Tag, Root: scan.Root(),
-	})
-	if err != nil {
-		return fmt.Errorf("read %s again: %w", r.cfg.Directory, err)
-	}
-	return r.cfg.Store.Sync(ctx)
-}

@@ -107,6 +107,7 @@ type Replica struct {
 	revision    int64             // of the head in etcd that generations' last is
 	confirmed   bool              // etcd has named the served generation as its head since the start
 	problem     error             // why the head in etcd is not served
+	unreadable  error             // why generations' last is not served: the disk does not give it back
 	base        tree.Digest       // the root that the source's dirty names are relative to
 	due         bool              // the source has something to publish, or has never been asked
 	failures    int               // automatic publishes that failed in a row
@@ -135,8 +136,8 @@ type job struct {
 }
 
 // New prepares a Replica and restores its volume from what the ledger holds, so that the last head can be served
-// before etcd answers.
-func New(ctx context.Context, c Config) (*Replica, error) {
+// before etcd answers. A disk that does not give it back is a problem for Status and for a repair, not the master's end.
+func New(ctx context.Context, c Config) *Replica {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -151,11 +152,12 @@ func New(ctx context.Context, c Config) (*Replica, error) {
 	r.retry.Stop()
 	if len(r.generations) > 0 {
 		if err := c.Volume.Restore(ctx, r.generations); err != nil {
-			return nil, fmt.Errorf("shard %s: restore generation %d from disk: %w", c.Shard, r.head().Number, err)
+			r.unreadable = fmt.Errorf("generation %d cannot be read back from disk: %w: run `nfs-fleet verify %s --repair`", r.head().Number, err, c.Shard)
+			r.setProblem(r.unreadable)
 		}
 	}
 	r.publishStatus()
-	return r, nil
+	return r
 }
 
 // SetTerm tells that this master's leadership of the shard began; a later term replaces an earlier one.
@@ -268,7 +270,7 @@ func (r *Replica) observe(ctx context.Context, h seenHead) {
 		}
 	}
 	r.revision, r.confirmed = h.revision, true
-	r.setProblem(nil)
+	r.setProblem(r.unreadable)
 }
 
 func (r *Replica) setProblem(err error) {
@@ -278,22 +280,22 @@ func (r *Replica) setProblem(err error) {
 	r.problem = err
 }
 
-// serve flips to g and remembers it.
+// serve remembers g and flips to it. The ledger comes first: a generation that it could not take is not served, and
+// tried again with the next observation.
 func (r *Replica) serve(ctx context.Context, g tree.Generation) error {
+	all := append(r.generations[:len(r.generations):len(r.generations)], g)
+	expired := r.settings.Expired(all, r.cfg.Now())
+	kept := all[expired:]
+	if err := r.cfg.Ledger.Append(r.cfg.Shard, g, kept[0].Number); err != nil {
+		return err
+	}
 	if err := r.cfg.Volume.Flip(ctx, g); err != nil {
 		return fmt.Errorf("flip: %w", err)
 	}
-	r.generations = append(r.generations[:len(r.generations):len(r.generations)], g)
-	r.maxima = r.maxima.raise(g)
-	expired := r.settings.Expired(r.generations, r.cfg.Now())
-	r.generations = r.generations[expired:]
-	oldest := r.generations[0].Number
-	if err := r.cfg.Ledger.Append(r.cfg.Shard, g, oldest); err != nil {
-		return err
-	}
+	r.generations, r.maxima, r.unreadable = kept, r.maxima.raise(g), nil
 	if expired > 0 {
-		if err := r.cfg.Volume.Forget(ctx, oldest); err != nil {
-			return fmt.Errorf("forget generations before %d: %w", oldest, err)
+		if err := r.cfg.Volume.Forget(ctx, kept[0].Number); err != nil {
+			return fmt.Errorf("forget generations before %d: %w", kept[0].Number, err)
 		}
 		if r.cfg.Pruned != nil {
 			r.cfg.Pruned()

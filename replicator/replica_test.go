@@ -100,7 +100,13 @@ func (v *fakeVolume) Restore(_ context.Context, all []tree.Generation) error {
 	for _, g := range all {
 		v.restored = append(v.restored, g.Number)
 	}
-	return nil
+	return v.fail
+}
+
+func (v *fakeVolume) set(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fail = err
 }
 
 func (v *fakeVolume) Forget(_ context.Context, before uint64) error {
@@ -162,9 +168,7 @@ func (b *bench) start(change ...func(*Config)) {
 	for _, f := range change {
 		f(&c)
 	}
-	if b.replica, err = New(b.Context(), c); err != nil {
-		b.Fatal(err)
-	}
+	b.replica = New(b.Context(), c)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { b.replica.Run(ctx) })
@@ -501,6 +505,129 @@ func TestVanishedSourcePublishesNothing(t *testing.T) {
 	}
 	if st := b.replica.Status(); st.Head.Number != 1 || st.SourceError == nil {
 		t.Errorf("serves %d, source error %v", st.Head.Number, st.SourceError)
+	}
+}
+
+// A move that failed must not pass for one that happened because the trees are the same.
+func TestFailedMoveOfAnIdenticalTree(t *testing.T) {
+	b := newBench(t)
+	b.write("a", "one")
+	b.lead()
+	g := b.publish().Generation
+	b.heads.set("move", errLost)
+	if res, err := b.replica.Publish(t.Context(), Publication{Root: g.Root, Origin: "h:/x"}); !errors.Is(err, errLost) {
+		t.Errorf("the head did not move, but publish says %+v, %v", res.Generation, err)
+	}
+	if got := b.replica.Status().Head.Number; got != 1 {
+		t.Errorf("generation %d is served, etcd has 1", got)
+	}
+}
+
+func TestUploadWithoutItsContentIsRefused(t *testing.T) {
+	b := newBench(t)
+	b.write("a", "one")
+	b.lead()
+	b.publish()
+	objs := tree.NewMemory()
+	d, err := objs.Put(t.Context(), []byte("content that stays at the client"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := tree.Observed{Entry: tree.Entry{Name: "f", Type: tree.Regular, Mode: 0o644, Size: 32, Used: 32, Content: tree.Content{Form: tree.Blob, Digest: d}}}
+	m, err := tree.Merge(t.Context(), &both{objs, b.store}, tree.Digest{}, lister{file}, tree.MergeOptions{
+		Generation: 1, NextIno: 1, Tag: randomTag, Root: tree.Observed{Entry: tree.Entry{Type: tree.Directory, Mode: 0o755}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.replica.Publish(t.Context(), Publication{Root: m.Root}); !errors.Is(err, tree.ErrMissing) {
+		t.Errorf("a tree whose content was never uploaded: %v, want ErrMissing", err)
+	}
+}
+
+// both puts into a store as well as into memory.
+type both struct {
+	*tree.Memory
+	store *store.Store
+}
+
+func (b *both) Put(ctx context.Context, object []byte) (tree.Digest, error) {
+	if _, err := b.store.Put(ctx, object); err != nil {
+		return tree.Digest{}, err
+	}
+	return b.Memory.Put(ctx, object)
+}
+
+// lister wants one directory with these names.
+type lister []tree.Observed
+
+func (l lister) List(context.Context, string, *tree.Entry) (tree.Listing, error) {
+	return tree.Listing{Complete: true, Names: l}, nil
+}
+
+func TestUnreadableHeadIsAProblemNotTheEnd(t *testing.T) {
+	b := newBench(t)
+	b.write("a", "one")
+	b.write("same", "same")
+	b.lead()
+	first := b.publish().Generation
+	before, err := tree.Lookup(t.Context(), b.store, first.Root, "same")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write("a", "two")
+	head := b.publish().Generation
+	_, err = b.store.Collect(t.Context(), func(ctx context.Context, live func(tree.Digest) bool) error {
+		return tree.Reach(ctx, b.store, first.Root, func(d tree.Digest) bool { return !live(d) }, func(tree.Digest, tree.Form, uint64) error { return nil })
+	}) // the second generation's objects are lost
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.stop()
+	b.start(func(c *Config) { b.volume.fail = errLost; c.Volume = b.volume })
+	b.lead()
+	if _, err := b.replica.Publish(t.Context(), Publication{}); err == nil {
+		t.Error("a publish onto a tree that cannot be read was acknowledged")
+	}
+	if st := b.replica.Status(); st.Problem == nil || !strings.Contains(st.Problem.Error(), "--repair") {
+		t.Errorf("problem %v, want one that names --repair", st.Problem)
+	}
+	b.volume.set(nil)
+	if err := b.replica.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	st := b.replica.Status()
+	if st.Problem != nil || st.Head.Number != head.Number+1 || b.content(st.Head.Root, "a") != "two" {
+		t.Errorf("after the repair: generation %d, problem %v", st.Head.Number, st.Problem)
+	}
+	if after, err := tree.Lookup(t.Context(), b.store, st.Head.Root, "same"); err != nil || after.Ino != before.Ino {
+		t.Errorf("the file that was never damaged has ino %d, %v; it had %d", after.Ino, err, before.Ino)
+	}
+}
+
+func TestLedgerComesFirst(t *testing.T) {
+	b := newBench(t)
+	b.write("a", "one")
+	b.lead()
+	b.publish()
+	b.write("a", "two")
+	b.volume.set(errLost)
+	if _, err := b.replica.Publish(t.Context(), Publication{}); !errors.Is(err, errLost) {
+		t.Fatalf("the flip failed, publish says %v", err)
+	}
+	if st := b.replica.Status(); st.Head.Number != 1 || st.Problem == nil {
+		t.Errorf("serves %d, problem %v; want 1 and a problem", st.Head.Number, st.Problem)
+	}
+	if rec := mustRead(t, b.ledger)["www"]; rec.Maxima.Generation != 2 {
+		t.Errorf("the ledger does not know of generation 2: %+v", rec.Maxima)
+	}
+	b.volume.set(nil)
+	g, rev, _ := b.heads.Head(t.Context())
+	b.replica.SetHead(g, rev) // the periodic re-read
+	<-b.flipped
+	<-b.flipped
+	if st := b.replica.Status(); st.Head.Number != 2 || st.Problem != nil {
+		t.Errorf("serves %d, problem %v; want 2 and none", st.Head.Number, st.Problem)
 	}
 }
 

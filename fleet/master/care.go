@@ -56,9 +56,33 @@ func (m *Master) runCare(ctx context.Context) error {
 	}
 }
 
+// errNotNow puts a collection off.
+var errNotNow = errors.New("not every shard serves its head")
+
+// settled returns an error unless etcd answers and every shard serves the head that etcd names: what a head names that
+// this master has not flipped to yet must not be taken for garbage.
+func (m *Master) settled() error {
+	m.mu.Lock()
+	v, err := m.view, m.etcdErr
+	m.mu.Unlock()
+	if err != nil {
+		return errNotNow
+	}
+	for _, s := range m.allShards() {
+		st := s.replica.Status()
+		if _, known := v.Shards[s.name]; !known || st.Problem != nil || st.Head.Number != 0 && !st.Confirmed || st.Head.Number < v.Heads[s.name].Number {
+			return errNotNow
+		}
+	}
+	return nil
+}
+
 // collect removes from the store what no retained generation of any shard needs. While a publish or an upload holds the
-// store it is put off.
+// store, or a shard is not settled, it is put off.
 func (m *Master) collect(ctx context.Context) error {
+	if err := m.settled(); err != nil {
+		return err
+	}
 	done, err := m.store.Collect(ctx, func(ctx context.Context, live func(tree.Digest) bool) error {
 		for _, s := range m.allShards() {
 			for _, g := range s.replica.Status().Generations {
@@ -123,12 +147,12 @@ func (c control) Verify(ctx context.Context, r console.VerifyRequest, progress f
 	return rep, nil
 }
 
-// repair reads a shard's source again: content that the store no longer holds is put back when a file still has it.
+// repair brings back from a shard's source what it still has.
 func (c control) repair(ctx context.Context, s *shard) error {
 	if s.source == nil {
 		return nil
 	}
-	err := s.replica.Reread(ctx)
+	err := s.replica.Repair(ctx)
 	if err != nil {
 		return kindOf(fmt.Errorf("repair from the source of shard %s: %w", s.name, err))
 	}

@@ -43,15 +43,27 @@ func openDataDir(path string) (*dataDir, error) {
 			return nil, fmt.Errorf("data directory: %w; choose another with --data-dir", err)
 		}
 	}
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := lockFile(filepath.Join(path, "lock"))
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("data directory %s is used by another nfs-fleet that runs: stop it, or choose another with --data-dir", path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("data directory: %w; choose another with --data-dir", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("data directory %s is used by another nfs-fleet that runs: stop it, or choose another with --data-dir", path)
-	}
 	return &dataDir{path, lock}, nil
+}
+
+// lockFile locks a file, made when it is not there, until it is closed. EWOULDBLOCK: another process has it.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
 }
 
 func (d *dataDir) close() error { return d.lock.Close() }

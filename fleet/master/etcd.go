@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -24,6 +27,7 @@ const (
 // embeddedEtcd is an etcd that runs inside this process.
 type embeddedEtcd struct {
 	server  *embed.Etcd
+	lock    *os.File
 	log     zerolog.Logger
 	closing atomic.Bool
 }
@@ -45,19 +49,60 @@ func startEtcd(ctx context.Context, name, dir, clientListen, peerListen string, 
 			return nil, fmt.Errorf("embedded etcd cannot listen on %s: %w; choose another address with %s, or use a running etcd with --etcd", address, err, flag)
 		}
 	}
-	var err error
-	if e.server, err = embed.StartEtcd(c); err != nil {
+	if err := e.lockDir(dir); err != nil {
+		return nil, err
+	}
+	if err := e.launch(ctx, c); err != nil {
+		e.close()
 		return nil, fmt.Errorf("embedded etcd in %s: %w", dir, err)
+	}
+	return e, nil
+}
+
+// lockDir keeps other masters off the directory: etcd itself would wait for it, saying nothing.
+func (e *embeddedEtcd) lockDir(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return fmt.Errorf("embedded etcd: %w; choose another directory with --etcd-data-dir", err)
+	}
+	lock, err := lockFile(dir + ".lock")
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("embedded etcd: %s is used by another nfs-fleet that runs: stop it, or choose another directory with --etcd-data-dir", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("embedded etcd: %w; choose another directory with --etcd-data-dir", err)
+	}
+	e.lock = lock
+	return nil
+}
+
+// launch returns when the member is ready to serve. A start that ctx ended is left to the end of the process.
+func (e *embeddedEtcd) launch(ctx context.Context, c *embed.Config) error {
+	type start struct {
+		server *embed.Etcd
+		err    error
+	}
+	started := make(chan start, 1)
+	go func() {
+		server, err := embed.StartEtcd(c)
+		started <- start{server, err}
+	}()
+	select {
+	case s := <-started:
+		if s.err != nil {
+			return s.err
+		}
+		e.server = s.server
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 	select {
 	case <-e.server.Server.ReadyNotify():
-		return e, nil
-	case err = <-e.server.Err():
+		return nil
+	case err := <-e.server.Err():
+		return err
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	e.close()
-	return nil, fmt.Errorf("embedded etcd in %s: %w", dir, err)
 }
 
 // run keeps the server within its quota until ctx ends, and then closes it.
@@ -81,7 +126,10 @@ func (e *embeddedEtcd) run(ctx context.Context, client *clientv3.Client) error {
 
 func (e *embeddedEtcd) close() {
 	e.closing.Store(true)
-	e.server.Close()
+	if e.server != nil {
+		e.server.Close()
+	}
+	e.lock.Close()
 }
 
 // reclaim compacts and defragments when etcd has raised NOSPACE or most of its file is free, and lifts the alarm.

@@ -75,11 +75,7 @@ func (m *Master) startShard(ctx context.Context, settings fleet.Shard, rec repli
 		}
 		s.source, conf.Source, conf.Directory, conf.Manual = src, src, from.Dir, from.Manual()
 	}
-	replica, err := replicator.New(ctx, conf)
-	if err != nil {
-		return err
-	}
-	s.replica = replica
+	s.replica = replicator.New(ctx, conf)
 	s.parts.start("volume", func(ctx context.Context) error {
 		<-ctx.Done()
 		return s.volume.Close()
@@ -87,7 +83,7 @@ func (m *Master) startShard(ctx context.Context, settings fleet.Shard, rec repli
 	if s.source != nil {
 		s.parts.start("source", func(ctx context.Context) error { return errors.Join(s.source.Run(ctx), s.source.Close()) })
 	}
-	s.parts.start("replica", replica.Run)
+	s.parts.start("replica", s.replica.Run)
 	m.mu.Lock()
 	m.shards[s.name] = s
 	m.mu.Unlock()
