@@ -111,3 +111,17 @@ func neverTorn(t *testing.T, pace time.Duration) {
 		t.Errorf("the last version is not published once the file is at rest: %d bytes", len(got))
 	}
 }
+
+// A publish by hand takes what was written just before it, also when something else has been waiting for long.
+func TestPublishWaitsForRest(t *testing.T) {
+	source := t.TempDir()
+	m := StartMaster(t, MasterConfig{Sources: []string{"www=" + source + ",mode=manual"}, Flags: []string{"--scan-max-wait", "1s"}})
+	m.WaitLeader("www")
+	writeFile(t, source+"/first", "waits")
+	eventually(t, 10*time.Second, "the change is seen", func() bool { return m.Shard("www").Source.Dirty > 0 })
+	time.Sleep(1500 * time.Millisecond) // longer than --scan-max-wait: that is what this test is about
+	writeFile(t, source+"/second", "just written")
+	if g := m.Publish("www"); g.Files != 2 || len(g.Warnings) > 0 {
+		t.Errorf("published %+v", g)
+	}
+}

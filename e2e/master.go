@@ -198,6 +198,8 @@ type Generation struct {
 	Bytes   uint64 `json:"bytes"`
 	Note    string `json:"note"`
 	Changed bool   `json:"changed"`
+
+	Warnings []string `json:"warnings"`
 }
 
 // Publish publishes the shard's source, or dir when one is given, and waits until the master serves it.
@@ -222,6 +224,7 @@ type ShardStatus struct {
 	Source     struct {
 		State  string `json:"state"`
 		Reason string `json:"reason"`
+		Dirty  int    `json:"dirty"`
 	} `json:"source"`
 }
 

@@ -95,22 +95,43 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-// A source that is not there is the trouble of its shard alone.
+// A source that is not there is an error when it is new; later it is the trouble of its shard alone, and its readers go on.
 func TestMissingSource(t *testing.T) {
-	source := t.TempDir()
-	writeFile(t, source+"/file", "content")
-	absent := filepath.Join(t.TempDir(), "absent")
-	m := StartMaster(t, MasterConfig{Sources: []string{"docs=" + absent, "www=" + source}})
-	if s := m.WaitGeneration("www", 1); s.Files != 1 {
-		t.Errorf("the other shard: %+v", s)
+	needCommands(t, "nfs-cat")
+	www, docs := t.TempDir(), filepath.Join(t.TempDir(), "docs")
+	writeFile(t, www+"/file", "content")
+	m := NewMaster(t, MasterConfig{Sources: []string{"docs=" + docs, "www=" + www}, Flags: []string{"--insecure"}})
+	code, said := m.Ended(30 * time.Second)
+	if code != 1 {
+		t.Errorf("exit code %d for a source that is not there, want 1", code)
 	}
-	eventually(t, 20*time.Second, "the log names the directory", func() bool { return strings.Contains(m.log.String(), absent) })
-	if r := m.CLI("publish", "docs"); r.Code != 1 || !strings.Contains(r.Stderr, absent) {
-		t.Errorf("publish from a directory that is not there: %v", r)
+	checkSays(t, said, docs, "--source docs=")
+
+	writeFile(t, docs+"/file", "documented")
+	m.Start()
+	m.WaitReady()
+	m.WaitGeneration("docs", 1)
+	m.WaitGeneration("www", 1)
+	m.Stop()
+	if err := os.Rename(docs, docs+".away"); err != nil {
+		t.Fatal(err)
 	}
-	writeFile(t, absent+"/file", "now it is")
-	if g := m.Publish("docs"); g.Number != 1 || g.Files != 1 {
-		t.Errorf("published once it was there: %+v", g)
+	m.Start()
+	m.WaitReady()
+	if r := m.On("nfs-cat", m.url("docs/file")); r.Stdout != "documented" {
+		t.Errorf("a read without the source: %v", r)
+	}
+	if r := m.CLI("publish", "docs"); r.Code == 0 || !strings.Contains(r.Stderr, docs) {
+		t.Errorf("a publish without the source: %v", r)
+	}
+	writeFile(t, www+"/file", "changed")
+	m.WaitGeneration("www", 2)
+	if err := os.Rename(docs+".away", docs); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, docs+"/more", "it is back")
+	if g := m.Publish("docs"); g.Number != 2 || g.Files != 2 {
+		t.Errorf("published once it was back: %+v", g)
 	}
 }
 
@@ -185,7 +206,7 @@ func TestEtcdAway(t *testing.T) {
 	etcd.Start()
 	eventually(t, 60*time.Second, "it is no longer stale", func() bool { return !m.Shard("www").Stale })
 	writeFile(t, source+"/file", "new content")
-	if g := m.Publish("www"); g.Number != 2 {
+	if g := m.WaitLeader("www"); g.Number != 2 {
 		t.Errorf("published %+v after etcd came back", g)
 	}
 }
@@ -233,7 +254,7 @@ func TestCLI(t *testing.T) {
 		{0, []string{"version"}}, {0, []string{"status"}}, {0, []string{"shard", "list"}}, {0, []string{"shard", "show", "www"}}, {0, []string{"--help"}},
 		{2, []string{"publish"}}, {2, []string{"no-such-command"}}, {2, []string{"status", "--no-such-flag"}}, {2, []string{"rollback", "www", "x"}},
 		{3, []string{"publish", "absent"}}, {3, []string{"history", "absent"}}, {3, []string{"rollback", "www", "99"}}, {3, []string{"shard", "show", "absent"}},
-		{1, []string{"publish", "docs", "/no/such/dir"}},
+		{3, []string{"publish", "docs", "/no/such/dir"}},
 	} {
 		r := m.CLI(c.args...)
 		if r.Code != c.code {
