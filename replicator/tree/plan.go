@@ -263,18 +263,22 @@ func (m *merger) wantFile(o *Observed, ed edit, before *Entry) (*edit, error) {
 	}
 	if o.Link != (LinkID{}) || was != nil && was.Links > 1 {
 		ed.file = m.fileOf(o, ed.entry, before)
-		return &ed, nil
+		return changed(ed), nil
 	}
 	if was == nil || !sameFile(&ed.entry, was) {
-		return &ed, m.allot(&ed.entry, before)
+		err := m.allot(&ed.entry, before)
+		return changed(ed), err
 	}
 	inherit(&ed.entry, was)
 	if ed.entry == *was {
 		return nil, nil
 	}
 	ed.entry.Ctime = m.after(was.Ctime)
-	return &ed, nil
+	return changed(ed), nil
 }
+
+// changed puts an edit on the heap. In the rest of wantFile it is not: most files of a full scan are what they were.
+func changed(ed edit) *edit { return &ed }
 
 func (m *merger) wantDirectory(ctx context.Context, n *node, o *Observed, ed edit, before *Entry, depth int) (*edit, error) {
 	was := before
