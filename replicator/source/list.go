@@ -129,7 +129,7 @@ func (sc *Scan) observe(ctx context.Context, at billy.Filesystem, dir string, na
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	out := &listed{Listing: tree.Listing{Complete: complete, Names: make([]tree.Observed, 0, len(names))}}
+	out := &listed{Listing: tree.Listing{Complete: complete, Names: seen[:0]}} // closing the gaps in place
 	for i, n := range names {
 		if fates[i] == gone {
 			if !complete {
