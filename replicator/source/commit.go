@@ -51,6 +51,7 @@ func (sc *Scan) end() bool {
 	if sc.ahead != nil {
 		sc.ahead.stop()
 	}
+	sc.src.reader.rest()
 	return true
 }
 

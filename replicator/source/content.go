@@ -58,6 +58,18 @@ func (r *reader) take(ctx context.Context) ([]byte, error) {
 
 func (r *reader) give(b []byte) { r.buffers <- b }
 
+// rest lets go of the buffers that nobody holds: until the next scan they would be idle memory.
+func (r *reader) rest() {
+	for range cap(r.buffers) {
+		select {
+		case <-r.buffers:
+			r.give(nil)
+		default:
+			return
+		}
+	}
+}
+
 // file is a regular file that was opened to be read.
 type file struct {
 	billy.File

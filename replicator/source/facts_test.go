@@ -2,8 +2,10 @@ package source
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.etcd.io/bbolt"
@@ -156,4 +158,52 @@ func FuzzDecodeSummary(f *testing.F) {
 			t.Fatalf("%x is read as %+v", b, s)
 		}
 	})
+}
+
+// residentKiB returns how much of a mapped file is in this process's memory.
+func residentKiB(t *testing.T, path string) (kib int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Skip(err)
+	}
+	_, mine, ok := strings.Cut(string(b), path+"\n")
+	if !ok {
+		t.Fatalf("%s is not mapped", path)
+	}
+	_, rss, _ := strings.Cut(mine, "\nRss:")
+	if _, err := fmt.Sscan(rss, &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib
+}
+
+func TestFactsLeaveMemoryAfterAFullScan(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	f := mustFacts(t, path)
+	defer f.close()
+	var seen []tree.LinkID
+	for i := range uint64(factBatch) {
+		seen = append(seen, tree.LinkID{Dev: 1, Ino: i})
+		if err := f.put(seen[i], someFact(byte(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lookAtAll := func() {
+		t.Helper()
+		for i, id := range seen {
+			if v, ok := f.get(id); !ok || v != someFact(byte(i)) {
+				t.Fatalf("fact %d is lost", i)
+			}
+		}
+	}
+	lookAtAll()
+	before := residentKiB(t, path)
+	if err := f.commit(summary{Files: factBatch}, seen); err != nil {
+		t.Fatal(err)
+	}
+	if after := residentKiB(t, path); after > before/4 {
+		t.Errorf("%d KiB of the file are resident after a full scan, %d before its end", after, before)
+	}
+	lookAtAll()
 }
