@@ -14,7 +14,8 @@ func (a *app) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rollback SHARD [GENERATION]", Short: "Publish an earlier generation's tree again",
 		Long: "rollback publishes the tree of an earlier generation as the next one: of GENERATION, or of the one before the head.\n" +
-			"The shard's source does not publish by itself afterwards, until `nfs-fleet source resume SHARD`.",
+			"The shard's source does not publish by itself afterwards, until `nfs-fleet source resume SHARD`\n" +
+			"or `nfs-fleet publish SHARD`.",
 		Args: cobra.MatchAll(cobra.RangeArgs(1, 2), generations(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
