@@ -273,9 +273,9 @@ func (w *world) churn() {
 	}
 }
 
-// list returns the world in an order of the seed's.
+// list returns what is to be published, in an order of the seed's.
 func (w *world) list() []volumetest.File {
-	all := slices.Clone(w.crowd)
+	all := append(slices.Clone(w.crowd), w.entry(".", tree.Directory)) // a root with other attributes each time
 	for _, p := range slices.Sorted(maps.Keys(w.files)) {
 		all = append(all, w.files[p])
 	}
