@@ -61,7 +61,7 @@ var deviations = []deviation{
 			s.parent = s.attr.FileID
 		}
 	}},
-	{"READ of a directory", "go-nfs answers ACCES to all that cannot be opened; RFC 1813, section 3.3.6, has ISDIR", func(e *tree.Entry, s, _ *seen) {
+	{"READ of a directory", "go-nfs answers ACCES to all that cannot be opened; ISDIR is RFC 1813's word for it (section 2.6), and Linux's server's", func(e *tree.Entry, s, _ *seen) {
 		if e.Type == tree.Directory && s.read == nfsErrAcces {
 			s.read = nfsErrIsDir
 		}
