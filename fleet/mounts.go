@@ -18,6 +18,9 @@ func (r *Registry) GrantLease(ctx context.Context, ttl time.Duration) (clientv3.
 	return resp.ID, nil
 }
 
+// maxOps is the most operations in one transaction, below etcd's limit of 128.
+const maxOps = 100
+
 // WriteMounts stores the mounts under lease and deletes those of the keys in gone.
 func (r *Registry) WriteMounts(ctx context.Context, lease clientv3.LeaseID, mounts []Mount, gone []Mount) error {
 	var ops []clientv3.Op
@@ -29,7 +32,7 @@ func (r *Registry) WriteMounts(ctx context.Context, lease clientv3.LeaseID, moun
 		ops = append(ops, clientv3.OpDelete(r.keys.Mount(m.Shard, m.Client.String())))
 	}
 	for len(ops) > 0 {
-		n := min(len(ops), maxPruned)
+		n := min(len(ops), maxOps)
 		if _, err := r.client.Txn(ctx).Then(ops[:n]...).Commit(); err != nil {
 			return fmt.Errorf("write mounts: %w", unavailable(err))
 		}

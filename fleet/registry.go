@@ -123,19 +123,14 @@ func (r *Registry) History(ctx context.Context, shard string) ([]tree.Generation
 	return out, nil
 }
 
-// maxPruned bounds the deletions of one head move, below etcd's limit of 128 operations a transaction.
-const maxPruned = 100
-
 // MoveHead makes next the head of shard, if f still holds and the head's ModRevision is still seen, records it in the
-// history and drops the pruned generations (the first 100 of them; the rest wait for the next move). ErrFenced:
-// leadership is lost. ErrConflict: somebody moved the head. ErrUnavailable: read the head again to learn what happened.
-func (r *Registry) MoveHead(ctx context.Context, shard string, f Fence, seen int64, next tree.Generation, prune []uint64) error {
+// history and drops the generations below oldest from there. ErrFenced: leadership is lost. ErrConflict: somebody moved
+// the head. ErrUnavailable: read the head again to learn what happened.
+func (r *Registry) MoveHead(ctx context.Context, shard string, f Fence, seen int64, next tree.Generation, oldest uint64) error {
 	head := r.keys.Head(shard)
 	ops := []clientv3.Op{
 		put(head, next), put(r.keys.Generation(shard, next.Number), next), clientv3.OpDelete(r.keys.Staged(shard)),
-	}
-	for _, n := range prune[:min(len(prune), maxPruned)] {
-		ops = append(ops, clientv3.OpDelete(r.keys.Generation(shard, n)))
+		clientv3.OpDelete(r.keys.Generations(shard), clientv3.WithRange(r.keys.Generation(shard, min(oldest, next.Number)))),
 	}
 	resp, err := r.client.Txn(ctx).
 		If(f.holds(), clientv3.Compare(clientv3.ModRevision(head), "=", seen), clientv3.Compare(clientv3.CreateRevision(r.keys.Shard(shard)), ">", 0)).

@@ -129,7 +129,7 @@ func TestShardLifecycle(t *testing.T) {
 		t.Errorf("update from an old revision: %v, want ErrConflict", err)
 	}
 	f := lead(t, ctx, r, "www")
-	if err := r.MoveHead(ctx, "www", f, 0, tree.Generation{Number: 1}, nil); err != nil {
+	if err := r.MoveHead(ctx, "www", f, 0, tree.Generation{Number: 1}, 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.DeleteShard(ctx, "www"); err != nil {
@@ -156,7 +156,7 @@ func TestMoveHeadIsFenced(t *testing.T) {
 	r, ctx := newFleet(t)
 	mustCreate(t, ctx, r, "www")
 	old := lead(t, ctx, r, "www")
-	if err := r.MoveHead(ctx, "www", old, 0, tree.Generation{Number: 1, Epoch: old.Epoch}, nil); err != nil {
+	if err := r.MoveHead(ctx, "www", old, 0, tree.Generation{Number: 1, Epoch: old.Epoch}, 0); err != nil {
 		t.Fatal(err)
 	}
 	_, seen, err := r.Head(ctx, "www")
@@ -164,33 +164,48 @@ func TestMoveHeadIsFenced(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := lead(t, ctx, r, "www")
-	if err := r.MoveHead(ctx, "www", old, seen, tree.Generation{Number: 2}, nil); !errors.Is(err, ErrFenced) {
+	if err := r.MoveHead(ctx, "www", old, seen, tree.Generation{Number: 2}, 0); !errors.Is(err, ErrFenced) {
 		t.Errorf("a deposed leader moved the head: %v, want ErrFenced", err)
 	}
-	if err := r.MoveHead(ctx, "www", now, seen-1, tree.Generation{Number: 2}, nil); !errors.Is(err, ErrConflict) {
+	if err := r.MoveHead(ctx, "www", now, seen-1, tree.Generation{Number: 2}, 0); !errors.Is(err, ErrConflict) {
 		t.Errorf("a move from an old revision: %v, want ErrConflict", err)
 	}
-	if err := r.MoveHead(ctx, "www", now, seen, tree.Generation{Number: 2}, []uint64{1}); err != nil {
+	if err := r.MoveHead(ctx, "www", now, seen, tree.Generation{Number: 2}, 2); err != nil {
 		t.Fatal(err)
 	}
 	if h, err := r.History(ctx, "www"); err != nil || len(h) != 1 || h[0].Number != 2 {
 		t.Errorf("history %+v, %v: want generation 2 alone", h, err)
 	}
-	if err := r.MoveHead(ctx, "nosuch", now, 0, tree.Generation{Number: 1}, nil); err == nil {
+	if err := r.MoveHead(ctx, "nosuch", now, 0, tree.Generation{Number: 1}, 0); err == nil {
 		t.Error("the head of a shard that does not exist was moved")
 	}
 }
 
-func TestMoveHeadPrunesWithinEtcdsLimit(t *testing.T) {
+func TestMoveHeadPrunesHoweverMany(t *testing.T) {
 	r, ctx := newFleet(t)
 	mustCreate(t, ctx, r, "www")
 	f := lead(t, ctx, r, "www")
-	prune := make([]uint64, 300)
-	for i := range prune {
-		prune[i] = uint64(i + 1)
+	for n := uint64(1); n <= 150; n++ {
+		_, seen, err := r.Head(ctx, "www")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.MoveHead(ctx, "www", f, seen, tree.Generation{Number: n}, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := r.MoveHead(ctx, "www", f, 0, tree.Generation{Number: 301}, prune); err != nil {
-		t.Fatalf("pruning 300 generations at once: %v", err)
+	_, seen, err := r.Head(ctx, "www")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.MoveHead(ctx, "www", f, seen, tree.Generation{Number: 151}, 150); err != nil {
+		t.Fatal(err)
+	}
+	if h, err := r.History(ctx, "www"); err != nil || len(h) != 2 || h[0].Number != 150 || h[1].Number != 151 {
+		t.Errorf("history %+v, %v: want 150 and 151", h, err)
+	}
+	if err := r.MoveHead(ctx, "www", f, seen, tree.Generation{Number: 152}, 999); !errors.Is(err, ErrConflict) {
+		t.Errorf("a move from an old revision: %v", err)
 	}
 }
 
@@ -236,7 +251,7 @@ func TestFollow(t *testing.T) {
 	}
 	first := until("the shard", func(v View) bool { return v.Shards["www"].FSID != 0 })
 	f := lead(t, ctx, r, "www")
-	if err := r.MoveHead(ctx, "www", f, 0, tree.Generation{Number: 1}, nil); err != nil {
+	if err := r.MoveHead(ctx, "www", f, 0, tree.Generation{Number: 1}, 0); err != nil {
 		t.Fatal(err)
 	}
 	v := until("the head", func(v View) bool { return v.Heads["www"].Number == 1 })

@@ -44,7 +44,7 @@ func (r *Replica) Publish(ctx context.Context, p Publication) (Result, error) {
 }
 
 // Rollback publishes the tree of an earlier generation as the next one: number 0 means the one before the head.
-// The source does not publish by itself afterwards until Resume or Publish.
+// The source does not publish by itself afterwards, until Publish takes the shard back to it.
 func (r *Replica) Rollback(ctx context.Context, number uint64, note string) (Result, error) {
 	return r.ask(ctx, func(ctx context.Context) (Result, error) {
 		g, err := r.retained(number)
@@ -248,10 +248,11 @@ func (r *Replica) move(ctx context.Context, head seenHead, next tree.Generation)
 	if err := r.term.Check(); err != nil {
 		return fmt.Errorf("%w: %w", ErrNoTerm, err)
 	}
-	err := r.cfg.Heads.Move(ctx, r.term.Epoch(), head.revision, next, r.prunable(next))
+	err := r.cfg.Heads.Move(ctx, r.term.Epoch(), head.revision, next, r.oldest(next))
 	now, revision, headErr := r.cfg.Heads.Head(ctx)
 	switch {
 	case headErr != nil && err != nil:
+		r.undecided = true
 		return fmt.Errorf("generation %d may or may not be the head: %w", next.Number, err)
 	case headErr != nil:
 		now, revision = next, 0 // the move was confirmed; the next observation brings its revision
@@ -262,15 +263,10 @@ func (r *Replica) move(ctx context.Context, head seenHead, next tree.Generation)
 	return r.problem
 }
 
-// prunable returns the numbers that leave the history when next joins it.
-func (r *Replica) prunable(next tree.Generation) []uint64 {
+// oldest returns the lowest number that is retained once next has joined the history.
+func (r *Replica) oldest(next tree.Generation) uint64 {
 	all := append(r.generations[:len(r.generations):len(r.generations)], next)
-	expired := r.settings.Expired(all, r.cfg.Now())
-	out := make([]uint64, expired)
-	for i := range out {
-		out[i] = all[i].Number
-	}
-	return out
+	return all[r.settings.Expired(all, r.cfg.Now())].Number
 }
 
 func (r *Replica) count(ctx context.Context, before, after tree.Digest, res *Result) error {

@@ -43,9 +43,9 @@ type Term interface {
 type Heads interface {
 	// Head returns the head and the revision to pass to Move: zero values before the first publish.
 	Head(ctx context.Context) (tree.Generation, int64, error)
-	// Move makes next the head if the epoch still leads and the head is still at revision seen, and drops the pruned
-	// generations from the history. After an error the head may have moved nevertheless: ask Head.
-	Move(ctx context.Context, epoch, seen int64, next tree.Generation, prune []uint64) error
+	// Move makes next the head if the epoch still leads and the head is still at revision seen, and drops the
+	// generations below oldest from the history. After an error the head may have moved nevertheless: ask Head.
+	Move(ctx context.Context, epoch, seen int64, next tree.Generation, oldest uint64) error
 }
 
 // Volume serves the shard's generations to readers. Flip, Restore and Forget are never called concurrently.
@@ -106,6 +106,7 @@ type Replica struct {
 	generations []tree.Generation // retained, oldest first; the last one is served
 	revision    int64             // of the head in etcd that generations' last is
 	confirmed   bool              // etcd has named the served generation as its head since the start
+	undecided   bool              // a move may or may not have happened: etcd has not been asked since
 	problem     error             // why the head in etcd is not served
 	unreadable  error             // why generations' last is not served: the disk does not give it back
 	base        tree.Digest       // the root that the source's dirty names are relative to
@@ -122,7 +123,6 @@ type inputs struct {
 	termSet  bool
 	head     *seenHead
 	settings *Settings
-	resume   bool
 }
 
 type seenHead struct {
@@ -172,9 +172,6 @@ func (r *Replica) SetHead(g tree.Generation, revision int64) {
 
 // SetSettings tells the shard's settings.
 func (r *Replica) SetSettings(s Settings) { r.tell(func(in *inputs) { in.settings = &s }) }
-
-// Resume lets the source publish again after a rollback: its next publish is due at once.
-func (r *Replica) Resume() { r.tell(func(in *inputs) { in.resume = true }) }
 
 func (r *Replica) tell(set func(*inputs)) {
 	r.mu.Lock()
@@ -245,10 +242,6 @@ func (r *Replica) take(ctx context.Context) {
 		r.term = in.term
 		r.log.Info().Int64("epoch", in.term.Epoch()).Msg("leading")
 	}
-	if in.resume {
-		r.publishSource(ctx, Publication{})
-		return
-	}
 	if in.termSet || in.head != nil || in.settings != nil {
 		r.publishIfAllowed(ctx)
 	}
@@ -257,6 +250,7 @@ func (r *Replica) take(ctx context.Context) {
 // observe compares the head in etcd with what is served, and flips when etcd is ahead.
 func (r *Replica) observe(ctx context.Context, h seenHead) {
 	served := r.head()
+	r.undecided = false
 	switch {
 	case h.generation.Number < served.Number,
 		h.generation.Number == served.Number && h.generation.Root != served.Root:
@@ -283,6 +277,7 @@ func (r *Replica) setProblem(err error) {
 // serve remembers g and flips to it. The ledger comes first: a generation that it could not take is not served, and
 // tried again with the next observation.
 func (r *Replica) serve(ctx context.Context, g tree.Generation) error {
+	defer r.cfg.Store.Hold()() // until it is among the generations that a collection spares
 	all := append(r.generations[:len(r.generations):len(r.generations)], g)
 	expired := r.settings.Expired(all, r.cfg.Now())
 	kept := all[expired:]

@@ -29,7 +29,7 @@ type fakeHeads struct {
 	head     tree.Generation
 	revision int64
 	epoch    int64
-	pruned   []uint64
+	oldest   uint64
 	moves    int
 	fail     map[string]error // by operation: head, move (before it happens), answer (after it happened)
 }
@@ -40,7 +40,7 @@ func (f *fakeHeads) Head(context.Context) (tree.Generation, int64, error) {
 	return f.head, f.revision, f.fail["head"]
 }
 
-func (f *fakeHeads) Move(_ context.Context, epoch, seen int64, next tree.Generation, prune []uint64) error {
+func (f *fakeHeads) Move(_ context.Context, epoch, seen int64, next tree.Generation, oldest uint64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.fail["move"]; err != nil {
@@ -50,7 +50,7 @@ func (f *fakeHeads) Move(_ context.Context, epoch, seen int64, next tree.Generat
 		return errFenced
 	}
 	f.head, f.revision, f.moves = next, f.revision+1, f.moves+1
-	f.pruned = append(f.pruned, prune...)
+	f.oldest = oldest
 	return f.fail["answer"]
 }
 
@@ -365,11 +365,11 @@ func TestRollbackPausesTheSource(t *testing.T) {
 	if st := b.replica.Status(); st.Source != SourcePaused || !strings.Contains(st.Reason, "generation 1") {
 		t.Errorf("the source is %s (%s), want paused", st.Source, st.Reason)
 	}
-	b.replica.Resume()
+	b.publish()
 	<-b.flipped
 	st := b.replica.Status()
 	if got := b.content(st.Head.Root, "a"); got != "two" || st.Source != SourceWatching {
-		t.Errorf("after resume a is %q and the source %s", got, st.Source)
+		t.Errorf("after the next publish a is %q and the source %s", got, st.Source)
 	}
 	if _, err := b.replica.Rollback(t.Context(), 77, ""); !errors.Is(err, ErrNoGeneration) {
 		t.Errorf("rollback to what never was: %v", err)
@@ -409,8 +409,8 @@ func TestRetention(t *testing.T) {
 	if st := b.replica.Status(); len(st.Generations) != 3 || st.Generations[0].Number != 3 {
 		t.Errorf("retained %+v, want 3 to 5", st.Generations)
 	}
-	if b.volume.forgot != 3 || !slices.Equal(b.heads.pruned, []uint64{1, 2}) {
-		t.Errorf("volume forgot below %d, etcd %v", b.volume.forgot, b.heads.pruned)
+	if b.volume.forgot != 3 || b.heads.oldest != 3 {
+		t.Errorf("the volume forgot what is below %d, etcd below %d; want 3", b.volume.forgot, b.heads.oldest)
 	}
 	if got := len(mustRead(t, b.ledger)["www"].Generations); got != 3 {
 		t.Errorf("the ledger keeps %d generations", got)

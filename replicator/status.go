@@ -24,6 +24,7 @@ type Status struct {
 	Head        tree.Generation // what is served; zero when nothing is
 	Confirmed   bool            // etcd has named it since the start; false: stale
 	Problem     error           // why etcd's head is not served
+	Undecided   bool            // a move may or may not have happened, and etcd has not been asked since
 	Epoch       int64           // of this master's present term; 0: it does not lead
 	Source      SourceState
 	Reason      string // why the source does not publish by itself
@@ -32,6 +33,7 @@ type Status struct {
 	Scanner     source.Status
 	Generations []tree.Generation // retained, oldest first
 	Maxima      Maxima
+	term        Term
 }
 
 // Status returns the latest snapshot.
@@ -39,6 +41,9 @@ func (r *Replica) Status() Status {
 	s := *r.status.Load()
 	if r.cfg.Source != nil {
 		s.Scanner = r.cfg.Source.Status()
+	}
+	if s.term != nil && s.term.Check() == nil { // asked now: a term can end while nothing else happens
+		s.Epoch = s.term.Epoch()
 	}
 	return s
 }
@@ -54,10 +59,7 @@ func (r *Replica) Identity() string {
 func (r *Replica) publishStatus() {
 	s := Status{
 		Head: r.head(), Confirmed: r.confirmed, Problem: r.problem, SourceError: r.sourceError, Warnings: r.warnings,
-		Generations: r.generations, Maxima: r.maxima,
-	}
-	if r.term != nil && r.term.Check() == nil {
-		s.Epoch = r.term.Epoch()
+		Generations: r.generations, Maxima: r.maxima, Undecided: r.undecided, term: r.term,
 	}
 	s.Source, s.Reason = decide(r.sourceView())
 	r.status.Store(&s)

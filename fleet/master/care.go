@@ -59,50 +59,55 @@ func (m *Master) runCare(ctx context.Context) error {
 // errNotNow puts a collection off.
 var errNotNow = errors.New("not every shard serves its head")
 
-// settled returns an error unless etcd answers and every shard serves the head that etcd names: what a head names that
-// this master has not flipped to yet must not be taken for garbage.
-func (m *Master) settled() error {
-	m.mu.Lock()
-	v, err := m.view, m.etcdErr
-	m.mu.Unlock()
-	if err != nil {
-		return errNotNow
-	}
+// settled returns an error unless every shard serves the head that v names: what a head names that this master has not
+// flipped to yet, or may have moved to, must not be taken for garbage.
+func (m *Master) settled(v fleet.View) error {
 	for _, s := range m.allShards() {
 		st := s.replica.Status()
-		if _, known := v.Shards[s.name]; !known || st.Problem != nil || st.Head.Number != 0 && !st.Confirmed || st.Head.Number < v.Heads[s.name].Number {
-			return errNotNow
+		if _, known := v.Shards[s.name]; !known || st.Problem != nil || st.Undecided || st.Head.Number != v.Heads[s.name].Number {
+			return fmt.Errorf("shard %s: %w", s.name, errNotNow)
 		}
 	}
 	return nil
 }
 
 // collect removes from the store what no retained generation of any shard needs. While a publish or an upload holds the
-// store, or a shard is not settled, it is put off.
+// store, a shard is not settled, or etcd does not answer, it is put off.
 func (m *Master) collect(ctx context.Context) error {
-	if err := m.settled(); err != nil {
-		return err
-	}
 	done, err := m.store.Collect(ctx, func(ctx context.Context, live func(tree.Digest) bool) error {
-		for _, s := range m.allShards() {
-			for _, g := range s.replica.Status().Generations {
-				err := tree.Reach(ctx, m.store, g.Root, func(d tree.Digest) bool { return !live(d) },
-					func(tree.Digest, tree.Form, uint64) error { return nil })
-				if err != nil {
-					return fmt.Errorf("shard %s, generation %d: %w", s.name, g.Number, err)
-				}
-			}
+		bounded, cancel := context.WithTimeout(ctx, etcdTimeout)
+		v, err := m.registry.Load(bounded)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%w: %w", errNotNow, err)
 		}
-		return nil
+		if err := m.settled(v); err != nil {
+			return err
+		}
+		return m.mark(ctx, live)
 	})
 	switch {
-	case errors.Is(err, store.ErrHeld), ctx.Err() != nil:
+	case errors.Is(err, store.ErrHeld), errors.Is(err, errNotNow), ctx.Err() != nil:
 	case err != nil:
 		m.log.Error().Err(err).Msg("collecting what no generation needs failed; nothing was deleted")
 	case done.Objects > 0:
 		m.log.Info().Int64("objects", done.Objects).Int64("bytes", done.Bytes).Int64("freed", done.Freed).Int("packs", done.Compacted).Msg("collected")
 	}
 	return err
+}
+
+// mark names everything that a retained generation needs.
+func (m *Master) mark(ctx context.Context, live func(tree.Digest) bool) error {
+	for _, s := range m.allShards() {
+		for _, g := range s.replica.Status().Generations {
+			err := tree.Reach(ctx, m.store, g.Root, func(d tree.Digest) bool { return !live(d) },
+				func(tree.Digest, tree.Form, uint64) error { return nil })
+			if err != nil {
+				return fmt.Errorf("shard %s, generation %d: %w", s.name, g.Number, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Verify implements console.Control.

@@ -135,11 +135,11 @@ func (c control) DeleteShard(ctx context.Context, name string) error {
 
 // writable says why the fleet cannot be changed now.
 func (c control) writable() error {
+	if err := c.etcdProblem(); err != nil {
+		return kindError{fmt.Errorf("etcd does not answer: %w", err), console.ErrNoQuorum}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.etcdErr != nil {
-		return kindError{fmt.Errorf("etcd does not answer: %w", c.etcdErr), console.ErrNoQuorum}
-	}
 	if c.view.Identity.ID == "" {
 		return kindError{errors.New("etcd holds no such fleet: run `nfs-fleet recover` if it has lost its data"), console.ErrUnavailable}
 	}
@@ -306,10 +306,11 @@ func (c control) Source(ctx context.Context, name string, a console.SourceAction
 		if err := pause(false); err != nil {
 			return err
 		}
-		if strings.HasPrefix(before.Head.Source, replicator.RollbackSource) {
-			s.replica.Resume()
+		if !strings.HasPrefix(before.Head.Source, replicator.RollbackSource) {
+			return nil
 		}
-		return nil
+		_, err := s.replica.Publish(ctx, replicator.Publication{}) // takes the shard back to its source
+		return kindOf(err)
 	}
 	return kindError{fmt.Errorf("source %q: use pause, resume or rescan", a), console.ErrInvalid}
 }
@@ -329,8 +330,9 @@ func (c control) Ready() error {
 	default:
 		return fmt.Errorf("this master is starting: %w", console.ErrUnavailable)
 	}
+	etcdUp := c.etcdProblem() == nil
 	c.mu.Lock()
-	etcdUp := c.etcdErr == nil && c.reconciled.Revision != 0
+	etcdUp = etcdUp && c.reconciled.Revision != 0
 	c.mu.Unlock()
 	for name := range c.cfg.Sources {
 		if _, here := c.shard(name); etcdUp && !here {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -43,10 +44,16 @@ func (m *Master) startEtcd(ctx context.Context, parts *stack) error {
 			dir = m.data.join("etcd")
 		}
 		var err error
-		if own, err = startEtcd(ctx, m.cfg.Name, dir, e.ClientListen, e.PeerListen, m.log); err != nil {
+		own, err = startEtcd(ctx, m.cfg.Name, dir, e.ClientListen, e.PeerListen, m.log)
+		switch {
+		case err == nil:
+			conf.Endpoints = []string{"http://" + own.server.Clients[0].Addr().String()}
+		case errors.Is(err, errEtcdStart) && ctx.Err() == nil && m.hasPublished():
+			m.etcdFailed(err)
+			conf.Endpoints = []string{"http://" + e.ClientListen}
+		default:
 			return err
 		}
-		conf.Endpoints = []string{"http://" + own.server.Clients[0].Addr().String()}
 	}
 	tlsConfig, err := etcdTLS(e)
 	if err == nil {
@@ -60,13 +67,35 @@ func (m *Master) startEtcd(ctx context.Context, parts *stack) error {
 		return fmt.Errorf("etcd client: %w", err)
 	}
 	if own != nil {
-		parts.start("etcd", func(ctx context.Context) error { return own.run(ctx, m.client) })
+		parts.start("etcd", func(ctx context.Context) error { return own.run(ctx, m.client, m.etcdFailed) })
 	}
 	parts.start("etcd client", func(ctx context.Context) error {
 		<-ctx.Done()
 		return m.client.Close()
 	})
 	return nil
+}
+
+// hasPublished reports whether this disk has something to serve without etcd.
+func (m *Master) hasPublished() bool {
+	records, err := m.ledger.Read()
+	if err != nil {
+		return false
+	}
+	for _, rec := range records {
+		if len(rec.Generations) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// etcdFailed notes that the etcd in this process is gone until the next start.
+func (m *Master) etcdFailed(err error) {
+	m.log.Error().Err(err).Msg("etcd is gone; serving goes on, publishing waits")
+	m.mu.Lock()
+	m.etcdGone = err
+	m.mu.Unlock()
 }
 
 func etcdTLS(e EtcdConfig) (*tls.Config, error) {

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,11 +32,25 @@ type embeddedEtcd struct {
 	lock    *os.File
 	log     zerolog.Logger
 	closing atomic.Bool
+	failure chan error // what etcd took for the end of its process
 }
+
+// OnWrite is called when etcd logs what it takes for the end of its process: a full disk, an I/O error. It must not be
+// the end of ours, which serves readers: etcd's goroutine ends instead, and etcd counts as away from then on.
+func (e *embeddedEtcd) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
+	select {
+	case e.failure <- fmt.Errorf("embedded etcd has failed: %s %v: make room or mend the disk, then restart nfs-fleet", entry.Message, flatten(fields)):
+	default: // one failure is enough
+	}
+	runtime.Goexit()
+}
+
+// errEtcdStart is wrapped by what keeps an etcd from starting although nothing is wrong with the settings.
+var errEtcdStart = errors.New("embedded etcd does not start")
 
 // startEtcd starts a one-member etcd in dir. It returns when the member is ready to serve.
 func startEtcd(ctx context.Context, name, dir, clientListen, peerListen string, log zerolog.Logger) (*embeddedEtcd, error) {
-	e := &embeddedEtcd{log: log}
+	e := &embeddedEtcd{log: log, failure: make(chan error, 1)}
 	c := embed.NewConfig()
 	client, peer := httpURL(clientListen), httpURL(peerListen)
 	c.Name, c.Dir = name, dir
@@ -43,7 +59,7 @@ func startEtcd(ctx context.Context, name, dir, clientListen, peerListen string, 
 	c.InitialCluster = c.InitialClusterFromName(name)
 	c.QuotaBackendBytes = etcdQuota
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, etcdRetention
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapCore{log, &e.closing}))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapCore{log, &e.closing}, zap.WithFatalHook(e), zap.WithPanicHook(e)))
 	for flag, address := range map[string]string{"--etcd-client-listen": clientListen, "--etcd-peer-listen": peerListen} {
 		if err := portFree(address); err != nil {
 			return nil, fmt.Errorf("embedded etcd cannot listen on %s: %w; choose another address with %s, or use a running etcd with --etcd", address, err, flag)
@@ -54,7 +70,7 @@ func startEtcd(ctx context.Context, name, dir, clientListen, peerListen string, 
 	}
 	if err := e.launch(ctx, c); err != nil {
 		e.close()
-		return nil, fmt.Errorf("embedded etcd in %s: %w", dir, err)
+		return nil, fmt.Errorf("%w in %s: %w", errEtcdStart, dir, err)
 	}
 	return e, nil
 }
@@ -83,13 +99,19 @@ func (e *embeddedEtcd) launch(ctx context.Context, c *embed.Config) error {
 	}
 	started := make(chan start, 1)
 	go func() {
-		server, err := embed.StartEtcd(c)
-		started <- start{server, err}
+		result := start{err: errors.New("it gave up")} // unless it returns
+		defer func() {
+			if p := recover(); p != nil { // as it does on a damaged file
+				result.err = fmt.Errorf("%v", p)
+			}
+			started <- result
+		}()
+		result.server, result.err = embed.StartEtcd(c)
 	}()
 	select {
 	case s := <-started:
 		if s.err != nil {
-			return s.err
+			return errors.Join(s.err, e.failed())
 		}
 		e.server = s.server
 	case <-ctx.Done():
@@ -105,8 +127,19 @@ func (e *embeddedEtcd) launch(ctx context.Context, c *embed.Config) error {
 	}
 }
 
-// run keeps the server within its quota until ctx ends, and then closes it.
-func (e *embeddedEtcd) run(ctx context.Context, client *clientv3.Client) error {
+// failed returns the failure that etcd has told of, if there is one.
+func (e *embeddedEtcd) failed() error {
+	select {
+	case err := <-e.failure:
+		return err
+	default:
+		return nil
+	}
+}
+
+// run keeps the server within its quota until ctx ends, and then closes it. When etcd fails it says so to failed, and
+// waits for the end: readers are served without etcd too.
+func (e *embeddedEtcd) run(ctx context.Context, client *clientv3.Client, failed func(error)) error {
 	defer e.close()
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -114,8 +147,14 @@ func (e *embeddedEtcd) run(ctx context.Context, client *clientv3.Client) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case err := <-e.failure:
+			failed(err)
+			<-ctx.Done()
+			return nil
 		case err := <-e.server.Err():
-			return err
+			failed(fmt.Errorf("embedded etcd has failed: %w: restart nfs-fleet", err))
+			<-ctx.Done()
+			return nil
 		case <-tick.C:
 			if err := e.reclaim(ctx, client); err != nil && ctx.Err() == nil {
 				e.log.Warn().Err(err).Msg("embedded etcd: reclaiming space failed; trying again in a minute")

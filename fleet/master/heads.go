@@ -26,9 +26,9 @@ func (h shardHeads) Head(ctx context.Context) (tree.Generation, int64, error) {
 
 // Move implements replicator.Heads. Once it has begun, it does not end with the caller's context: a Txn that was given
 // up leaves nobody the wiser.
-func (h shardHeads) Move(ctx context.Context, epoch, seen int64, next tree.Generation, prune []uint64) error {
+func (h shardHeads) Move(ctx context.Context, epoch, seen int64, next tree.Generation, oldest uint64) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), etcdTimeout)
 	defer cancel()
 	fence := fleet.Fence{LeaderKey: h.registry.Keys().Leader(h.shard), Epoch: epoch}
-	return h.registry.MoveHead(ctx, h.shard, fence, seen, next, prune)
+	return h.registry.MoveHead(ctx, h.shard, fence, seen, next, oldest)
 }

@@ -66,6 +66,7 @@ type Master struct {
 	reconciled fleet.View    // the last view whose shards are those here
 	changed    chan struct{} // closed, and replaced, when reconciled or terms change
 	etcdErr    error         // why etcd cannot be read now
+	etcdGone   error         // why the etcd in this process is gone for good
 	shards     map[string]*shard
 	terms      map[string]*election.Term // by shard, the latest
 	warned     map[string]bool           // what warnOnce has said
@@ -172,6 +173,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	parts.start("terms", m.runTerms)
 	parts.start("mounts", func(ctx context.Context) error { return m.mounts.run(ctx, m.connected) })
 	parts.start("care", m.runCare)
+	parts.start("memory", runMemory)
 	parts.start("stale", m.serveStale)
 	parts.start("nfs", func(ctx context.Context) error { return m.exporter.Serve(ctx, l.nfs) })
 	m.startPortmap(parts, l)
@@ -180,12 +182,25 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 
 func (m *Master) connected() map[netip.Addr]bool { return m.exporter.Clients() }
 
-// loadIfHealthy reads the heads for the gate, and does not try while etcd is known to be away.
-func (m *Master) loadIfHealthy(ctx context.Context) (fleet.View, error) {
+// etcdProblem says why etcd cannot be relied on now; nil when it can. A lease that runs out tells first.
+func (m *Master) etcdProblem() error {
 	m.mu.Lock()
 	err := m.etcdErr
+	if m.etcdGone != nil {
+		err = m.etcdGone
+	}
 	m.mu.Unlock()
-	if err != nil {
+	if lease := m.election.Lease(); err == nil && lease.ID != 0 && !lease.Alive {
+		if err = lease.Err; err == nil {
+			err = election.ErrLeaseLost
+		}
+	}
+	return err
+}
+
+// loadIfHealthy reads the heads for the gate, and does not try while etcd is known to be away.
+func (m *Master) loadIfHealthy(ctx context.Context) (fleet.View, error) {
+	if err := m.etcdProblem(); err != nil {
 		return fleet.View{}, err
 	}
 	return m.registry.Load(ctx)
@@ -201,8 +216,8 @@ func (m *Master) awaitServed(ctx context.Context, v fleet.View) error {
 	m.mu.Unlock()
 	for _, s := range shards {
 		head := v.Heads[s.name]
-		if head.Number == 0 || s.volume.State() == nil {
-			continue
+		if head.Number == 0 || s.volume.State() == nil || s.replica.Status().Problem != nil {
+			continue // what it serves is all that it can: better than nothing, and no reason to shut out the others
 		}
 		if _, err := s.volume.Await(ctx, head.Number); err != nil {
 			return fmt.Errorf("shard %s: waiting for generation %d: %w", s.name, head.Number, err)

@@ -138,6 +138,7 @@ func TestMasterPublishesRollsBackAndRestarts(t *testing.T) {
 	if again.Source.State != "paused" {
 		t.Errorf("after a rollback and a restart the source is %s", again.Source.State)
 	}
+	m.until("a leader", func(console.Status) bool { return m.client.Ready() == nil })
 	if err := m.client.Source(t.Context(), "www", console.SourceResume); err != nil {
 		t.Fatal(err)
 	}

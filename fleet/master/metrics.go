@@ -104,10 +104,7 @@ func (g *gauges) Collect(c chan<- prometheus.Metric) {
 	gauge(descObjects, float64(disk.Objects))
 	gauge(descStore, float64(disk.Disk))
 	gauge(descFree, float64(disk.Free))
-	g.m.mu.Lock()
-	healthy := g.m.etcdErr == nil
-	g.m.mu.Unlock()
-	gauge(descEtcd, truth(healthy))
+	gauge(descEtcd, truth(g.m.etcdProblem() == nil))
 	for _, s := range g.m.allShards() {
 		st := s.replica.Status()
 		gauge(descGeneration, float64(st.Head.Number), s.name)

@@ -147,10 +147,21 @@ func (t *mountTable) run(ctx context.Context, connected func() map[netip.Addr]bo
 		}
 		put, gone := t.takePending()
 		if err := t.registry.WriteMounts(ctx, lease, put, gone); err != nil {
-			t.log.Debug().Err(err).Msg("mount records not written; trying again")
+			t.log.Debug().Err(err).Msg("mount records not written; trying again under a new lease")
+			granted = time.Time{} // etcd may have lost the lease, and with it what was under it
 			t.retry(put, gone)
+			t.rewrite()
 		}
 	}
+}
+
+// rewrite marks all mounts made through this master to be written again.
+func (t *mountTable) rewrite() {
+	t.note(func() {
+		for k := range t.mine {
+			t.pending[k] = true
+		}
+	})
 }
 
 // renew marks the mounts of connected clients to be written again and forgets the others.

@@ -290,7 +290,11 @@ func (m *Master) follow(ctx context.Context, v fleet.View, settings fleet.Shard)
 		if err := m.ledger.SetSettings(settings.Name, text); err != nil {
 			return err
 		}
-		if err := m.startShard(ctx, settings, replicator.Record{Settings: text}); err != nil {
+		rec, err := m.recallHistory(ctx, settings.Name)
+		if err != nil {
+			return err
+		}
+		if err := m.startShard(ctx, settings, rec); err != nil {
 			return err
 		}
 		s, _ = m.shard(settings.Name)
@@ -309,6 +313,27 @@ func (m *Master) follow(ctx context.Context, v fleet.View, settings fleet.Shard)
 	}
 	m.election.Stand(s.name, s.source != nil)
 	return nil
+}
+
+// recallHistory makes up for a ledger that knows nothing of a shard: of the history in etcd it remembers what the store
+// still holds. For a shard that is new here that is nothing.
+func (m *Master) recallHistory(ctx context.Context, name string) (replicator.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	history, err := m.registry.History(ctx, name)
+	if err != nil {
+		return replicator.Record{}, err
+	}
+	for _, g := range history {
+		if !m.store.Has(g.Root) {
+			continue
+		}
+		if err := m.ledger.Append(name, g, 0); err != nil {
+			return replicator.Record{}, err
+		}
+	}
+	records, err := m.ledger.Read()
+	return records[name], err
 }
 
 // dropShard stops a shard that is no more and forgets it.

@@ -26,8 +26,9 @@ type picture struct {
 func (c control) Status(context.Context) (console.Status, error) {
 	p := picture{now: time.Now().UTC(), mounts: map[string]int{}}
 	c.mu.Lock()
-	p.view, p.etcdErr, p.id = c.view, c.etcdErr, c.local.ID
+	p.view, p.id = c.view, c.local.ID
 	c.mu.Unlock()
+	p.etcdErr = c.etcdProblem()
 	for _, m := range c.mounts.list() {
 		p.mounts[m.Shard]++
 	}

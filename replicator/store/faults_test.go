@@ -272,7 +272,7 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	o := Options{PackSize: 1 << 20, LargeSize: 100_000}
+	o := Options{PackSize: 1 << 20, LargeSize: 100_000, Reserve: 1} // to the last byte
 	s := openStore(t, dir, o)
 	size := func(i int) int { return []int{30_000, 5_000, 150_000}[i%3] }
 	next := 0

@@ -25,6 +25,9 @@ func (s *Store) Put(ctx context.Context, b []byte) (tree.Digest, error) {
 	if s.index.touch(&d) {
 		return d, nil
 	}
+	if err := s.room.take(int64(len(b))); err != nil {
+		return tree.Digest{}, fmt.Errorf("put: %w", err)
+	}
 	var err error
 	if len(b) >= s.o.LargeSize {
 		err = s.putLarge(d, b)

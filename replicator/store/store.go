@@ -32,6 +32,7 @@ type Options struct {
 	PackSize  int64 // bytes after which a pack is sealed and the next begun, at most 2 GiB; default 256 MiB
 	LargeSize int   // objects of so many bytes or more are files of their own; default 256 KiB
 	MaxOpen   int   // large objects kept open between reads; default 1024
+	Reserve   int64 // bytes of the file system that Put leaves to others; default a twentieth of it, 256 MiB at most
 }
 
 func (o Options) withDefaults() Options {
@@ -55,6 +56,7 @@ type Store struct {
 	log  zerolog.Logger
 	disk *disk
 	lock *os.File // holds the flock
+	room room
 
 	index     index
 	packs     atomic.Pointer[[]*pack] // by id, nil where there is none; replaced whole under packsMu
@@ -88,6 +90,7 @@ func Open(dir string, o Options) (*Store, error) { return open(dir, o, &disk{}) 
 func open(dir string, o Options, k *disk) (_ *Store, err error) {
 	o = o.withDefaults()
 	s := &Store{dir: dir, o: o, log: o.Logger, disk: k, upkeep: make(chan struct{}, 1), nextID: 1}
+	s.room.dir, s.room.reserve, s.room.statfs = dir, o.Reserve, unix.Statfs
 	s.packs.Store(&[]*pack{})
 	s.large.init(filepath.Join(dir, "large"), o.MaxOpen, k)
 	for _, sub := range []string{"packs", "large", "quarantine", "tmp"} {
