@@ -174,6 +174,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	parts.start("mounts", func(ctx context.Context) error { return m.mounts.run(ctx, m.connected) })
 	parts.start("care", m.runCare)
 	parts.start("memory", runMemory)
+	parts.start("memory", runMemory)
 	parts.start("stale", m.serveStale)
 	parts.start("nfs", func(ctx context.Context) error { return m.exporter.Serve(ctx, l.nfs) })
 	m.startPortmap(parts, l)
