@@ -18,7 +18,7 @@ TESTFLAGS ?=
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
 # What the end-to-end suite runs, as Debian packages, and the commands that show that they are there.
-PACKAGES = user-mode-linux nfs-common kmod iproute2 libnfs-utils rpcbind etcd-client rsync
+PACKAGES = user-mode-linux nfs-common kmod iproute2 libnfs-utils rpcbind etcd-client rsync netbase
 NEEDED   = linux.uml showmount modprobe ip nfs-ls rpcinfo etcdctl rsync
 
 .DEFAULT_GOAL := help
@@ -65,6 +65,7 @@ unit:
 .PHONY: deps
 deps: ## install the Debian packages that the end-to-end tests need (root only)
 	@missing=; for c in $(NEEDED); do PATH=$$PATH:/usr/sbin:/sbin command -v $$c >/dev/null || missing="$$missing $$c"; done; \
+	[ -e /etc/services ] || missing="$$missing /etc/services"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 		echo "missing:$$missing; as root on Debian: apt-get install --no-install-recommends $(PACKAGES)"; exit 0; fi; \
