@@ -147,6 +147,31 @@ func (r *Registry) MoveHead(ctx context.Context, shard string, f Fence, seen int
 	return fmt.Errorf("move head of %s: %w", shard, ErrConflict)
 }
 
+// RestoreHistory records generations that etcd has lost, if f still holds. Those that it has are left as they are.
+func (r *Registry) RestoreHistory(ctx context.Context, shard string, f Fence, generations []tree.Generation) error {
+	known, err := r.History(ctx, shard)
+	if err != nil {
+		return err
+	}
+	has := map[uint64]bool{}
+	for _, g := range known {
+		has[g.Number] = true
+	}
+	for _, g := range generations {
+		if has[g.Number] {
+			continue
+		}
+		_, err := r.swap(ctx, []clientv3.Cmp{f.holds()}, put(r.keys.Generation(shard, g.Number), g))
+		if errors.Is(err, ErrConflict) {
+			err = ErrFenced
+		}
+		if err != nil {
+			return fmt.Errorf("restore the history of %s: %w", shard, err)
+		}
+	}
+	return nil
+}
+
 func (r *Registry) get(ctx context.Context, key string, into any) (rev int64, err error) {
 	resp, err := r.client.Get(ctx, key)
 	if err != nil {

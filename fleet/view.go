@@ -45,53 +45,52 @@ func (v View) clone() View {
 }
 
 // set records one key, or forgets it. Keys that a View does not hold are passed over; a value that cannot be read is
-// left out and said in Problems, so that one bad value does not stop the rest of the fleet.
-func (v *View) set(keys Keys, kv *mvccpb.KeyValue, deleted bool) {
+// left out and said in Problems, so that one bad value does not stop the rest of the fleet. held is whether a View holds
+// keys of this kind.
+func (v *View) set(keys Keys, kv *mvccpb.KeyValue, deleted bool) (held bool) {
 	delete(v.Problems, string(kv.Key))
-	if err := v.apply(keys, kv, deleted); err != nil {
+	held, err := v.apply(keys, kv, deleted)
+	if err != nil {
 		v.Problems[string(kv.Key)] = err
 	}
+	return held
 }
 
-func (v *View) apply(keys Keys, kv *mvccpb.KeyValue, deleted bool) error {
+func (v *View) apply(keys Keys, kv *mvccpb.KeyValue, deleted bool) (held bool, err error) {
 	key := string(kv.Key)
 	kind, name, ok := keys.split(key)
 	if !ok {
-		return nil
+		return false, nil
 	}
 	switch kind {
 	case "id":
-		if v.Identity = (Identity{}); deleted {
-			return nil
+		if v.Identity = (Identity{}); !deleted {
+			err = decode(key, kv.Value, &v.Identity)
 		}
-		return decode(key, kv.Value, &v.Identity)
 	case "shards":
-		return setIn(v.Shards, name, key, kv.Value, deleted)
+		err = setIn(v.Shards, name, key, kv.Value, deleted)
 	case "heads":
+		delete(v.Heads, name)
 		if deleted {
-			delete(v.Heads, name)
-			return nil
+			break
 		}
 		h := Head{Revision: kv.ModRevision}
-		delete(v.Heads, name)
-		if err := decode(key, kv.Value, &h.Generation); err != nil {
-			return err
+		if err = decode(key, kv.Value, &h.Generation); err == nil {
+			v.Heads[name] = h
 		}
-		v.Heads[name] = h
-		return nil
 	case "deleted":
 		var fsid FSID
-		if err := fsid.UnmarshalText([]byte(name)); err != nil {
-			return err
+		if err = fsid.UnmarshalText([]byte(name)); err == nil {
+			v.Deleted[fsid] = !deleted
 		}
-		v.Deleted[fsid] = !deleted
-		return nil
 	case "masters":
-		return setIn(v.Masters, name, key, kv.Value, deleted)
+		err = setIn(v.Masters, name, key, kv.Value, deleted)
 	case "replicas":
-		return setIn(v.Replicas, name, key, kv.Value, deleted)
+		err = setIn(v.Replicas, name, key, kv.Value, deleted)
+	default:
+		return false, nil
 	}
-	return nil
+	return true, err
 }
 
 func setIn[T any](m map[string]T, name, key string, value []byte, deleted bool) error {
@@ -179,13 +178,14 @@ func (r *Registry) watch(ctx context.Context, v View, reread time.Duration, seen
 			if err := resp.Err(); err != nil {
 				return fmt.Errorf("watch the fleet: %w", unavailable(err))
 			}
-			next := v.clone()
+			next, news := v.clone(), false
 			next.Revision = resp.Header.Revision
 			for _, e := range resp.Events {
-				next.set(r.keys, e.Kv, e.Type == mvccpb.DELETE)
+				news = next.set(r.keys, e.Kv, e.Type == mvccpb.DELETE) || news
 			}
-			v = next
-			seen(v)
+			if v = next; news {
+				seen(v)
+			}
 		}
 	}
 }

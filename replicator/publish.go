@@ -88,7 +88,7 @@ func (r *Replica) retained(number uint64) (tree.Generation, error) {
 // publishIfAllowed publishes from the source when something is due and decide says that it may do so by itself.
 func (r *Replica) publishIfAllowed(ctx context.Context) {
 	state, _ := decide(r.sourceView())
-	if !r.due || state != SourceWatching || r.term == nil || !r.confirmed || r.term.Check() != nil {
+	if !r.due || state != SourceWatching || r.term == nil || !r.confirmed || r.term.Check() != nil || time.Now().Before(r.notBefore) {
 		return
 	}
 	_, err := r.publishSource(ctx, Publication{})
@@ -97,6 +97,7 @@ func (r *Replica) publishIfAllowed(ctx context.Context) {
 	}
 	wait := min(30*time.Second, time.Second<<min(r.failures, 5))
 	r.log.Error().Err(err).Dur("retry_ms", wait).Msg("publish failed")
+	r.notBefore = time.Now().Add(wait)
 	r.retry.Reset(wait)
 }
 
@@ -123,7 +124,9 @@ func (r *Replica) publishSource(ctx context.Context, p Publication) (Result, err
 		if err := scan.Commit(); err != nil {
 			res.Warnings = append(res.Warnings, fmt.Sprintf("the next scan reads every file again: %v", err))
 		}
-		r.warnings = res.Warnings
+		if r.warnings = res.Warnings; len(r.warnings) > 0 {
+			r.log.Warn().Strs("warnings", r.warnings[:min(len(r.warnings), 10)]).Int("count", len(r.warnings)).Msg("the source was not read in full")
+		}
 		return res, nil
 	})
 	r.sourceError, r.due = err, err != nil
@@ -143,7 +146,12 @@ func (r *Replica) publishTree(ctx context.Context, root tree.Digest, c change) (
 			return Result{}, fmt.Errorf("read tree %s: %w", root, err)
 		}
 		c.root = tree.Observed{Entry: entry}
-		return r.advance(ctx, head, lister, c)
+		watched, _ := decide(r.sourceView())
+		res, err := r.advance(ctx, head, lister, c)
+		if err == nil && watched == SourceWatching && !strings.HasPrefix(c.source, RollbackSource) {
+			res.Warnings = append(res.Warnings, fmt.Sprintf("the source %s is on hold now: `nfs-fleet publish %s` takes the shard back to it", r.identity(), r.cfg.Shard))
+		}
+		return res, err
 	})
 }
 
@@ -178,8 +186,11 @@ func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (
 		return Result{}, fmt.Errorf("read the head of %s: %w", r.cfg.Shard, err)
 	}
 	r.observe(ctx, seenHead{g, revision})
-	if r.problem != nil && r.unreadable == nil {
+	if r.problem != nil && r.problem != r.unreadable {
 		return Result{}, r.problem
+	}
+	if r.settings.Strict && r.settings.MinCopies > 1 {
+		return Result{}, fmt.Errorf("shard %s wants %d copies and 1 master is alive: %w", r.cfg.Shard, r.settings.MinCopies, ErrTooFewCopies)
 	}
 	defer r.cfg.Store.Hold()()
 	res, err := fn(ctx, seenHead{g, revision})
@@ -207,9 +218,6 @@ type change struct {
 
 // advance merges what the lister wants onto the head and moves the head to the result.
 func (r *Replica) advance(ctx context.Context, head seenHead, l tree.Lister, c change) (Result, error) {
-	if r.settings.Strict && r.settings.MinCopies > 1 {
-		return Result{}, fmt.Errorf("shard %s wants %d copies and 1 master is alive: %w", r.cfg.Shard, r.settings.MinCopies, ErrTooFewCopies)
-	}
 	number, base := head.generation.Number+1, head.generation.Root
 	if c.instead != nil {
 		base = *c.instead
@@ -289,7 +297,7 @@ func (r *Replica) identity() string { return r.cfg.Master + ":" + r.cfg.Director
 func dropped(names []string) []string {
 	out := make([]string, len(names))
 	for i, name := range names {
-		out[i] = fmt.Sprintf("%q changed while it was read and has no earlier version: left out", name)
+		out[i] = fmt.Sprintf("%q could not be read and has no earlier version: left out", name)
 	}
 	return out
 }

@@ -34,7 +34,8 @@ func (r *Replica) recover(ctx context.Context) (before, after tree.Generation, e
 		return before, after, fmt.Errorf("read the head of %s: %w", r.cfg.Shard, err)
 	}
 	served := r.head()
-	if served.Number == 0 || before.Number > served.Number || before.Number == served.Number && before.Root == served.Root {
+	same := before.Number == served.Number && before.Root == served.Root
+	if served.Number == 0 || before.NextIno >= served.NextIno && (before.Number > served.Number || same) {
 		return before, before, nil
 	}
 	next := served

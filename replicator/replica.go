@@ -114,6 +114,7 @@ type Replica struct {
 	failures    int               // automatic publishes that failed in a row
 	sourceError error             // of the last one
 	warnings    []string          // of the last publish
+	notBefore   time.Time         // of the next automatic publish, after one that failed
 	retry       *time.Timer
 }
 
@@ -242,6 +243,7 @@ func (r *Replica) take(ctx context.Context) {
 		r.term = in.term
 		r.log.Info().Int64("epoch", in.term.Epoch()).Msg("leading")
 	}
+	r.publishStatus() // what follows may read a whole source
 	if in.termSet || in.head != nil || in.settings != nil {
 		r.publishIfAllowed(ctx)
 	}
@@ -252,7 +254,7 @@ func (r *Replica) observe(ctx context.Context, h seenHead) {
 	served := r.head()
 	r.undecided = false
 	switch {
-	case h.generation.Number < served.Number,
+	case h.generation.Number < served.Number, h.generation.NextIno < served.NextIno,
 		h.generation.Number == served.Number && h.generation.Root != served.Root:
 		r.setProblem(fmt.Errorf("%w: etcd has generation %d of shard %s, this disk %d: run `nfs-fleet recover`",
 			ErrRegressed, h.generation.Number, r.cfg.Shard, served.Number))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -261,6 +262,23 @@ func TestSourcePublishesByItself(t *testing.T) {
 	if got := b.content(b.replica.Status().Head.Root, "a"); got != "two" {
 		t.Errorf("a is %q", got)
 	}
+}
+
+// A master that leads says so before it reads its source, which can take a while.
+func TestStatusDoesNotWaitForAPublish(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.Manual = false })
+	b.write("a", "one")
+	b.heads.mu.Lock() // a publish begins by reading the head, and gets no further
+	b.replica.SetHead(tree.Generation{}, 0)
+	b.replica.SetTerm(b.term)
+	for deadline := time.Now().Add(10 * time.Second); b.replica.Status().Epoch == 0; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Error("the term shows only after the first publish")
+			break
+		}
+	}
+	b.heads.mu.Unlock()
+	<-b.flipped
 }
 
 func TestNoTermNoPublish(t *testing.T) {

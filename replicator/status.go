@@ -62,7 +62,9 @@ func (r *Replica) publishStatus() {
 		Generations: r.generations, Maxima: r.maxima, Undecided: r.undecided, term: r.term,
 	}
 	s.Source, s.Reason = decide(r.sourceView())
-	r.status.Store(&s)
+	if before := r.status.Swap(&s); s.Reason != "" && (before == nil || before.Reason != s.Reason) {
+		r.log.Info().Str("source", r.identity()).Str("state", string(s.Source)).Str("reason", s.Reason).Msg("the source does not publish by itself")
+	}
 }
 
 // sourceView is what decide needs to know.

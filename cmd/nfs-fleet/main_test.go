@@ -287,7 +287,7 @@ func TestTranscripts(t *testing.T) {
 		"recover":  {"recover", "recover --dry-run", "recover -o json"},
 		"shard": {
 			"shard list", "shard show zoo", "shard create new --network 10.1.2.3,fd00::/8 --min-copies 1", "shard set www --squash root --keep-for 48h --network=",
-			"shard delete www", "shard delete www -o json", "shard show www -o json",
+			"shard delete www", "shard delete www --yes", "shard delete www --yes -o json", "shard show www -o json",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -402,7 +402,7 @@ func TestServerFromEnvironment(t *testing.T) {
 	}
 }
 
-// A delete on a terminal asks for the shard's name; elsewhere, or with --yes, it does not.
+// A delete on a terminal asks for the shard's name; elsewhere it wants --yes.
 func TestDeleteAsks(t *testing.T) {
 	for _, tc := range []struct {
 		typed    string
@@ -410,7 +410,7 @@ func TestDeleteAsks(t *testing.T) {
 		args     []string
 		want     int
 	}{
-		{"www\n", true, nil, 0}, {"yes\n", true, nil, 1}, {"", true, nil, 1}, {"", true, []string{"--yes"}, 0}, {"", false, nil, 0},
+		{"www\n", true, nil, 0}, {"yes\n", true, nil, 1}, {"", true, nil, 1}, {"", true, []string{"--yes"}, 0}, {"", false, nil, 2}, {"", false, []string{"--yes"}, 0},
 	} {
 		b := newBench(t)
 		var out, errOut bytes.Buffer

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -16,7 +17,7 @@ func bindSettings(fs *pflag.FlagSet, c *master.Config) {
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` of this master's data, kept across restarts")
 	fs.StringVar(&c.Advertise, "advertise", c.Advertise, "`host` name or IP address that others reach this master by (default: found out)")
 	fs.DurationVar(&c.LeaseTTL, "lease-ttl", c.LeaseTTL, "time after which a silent master counts as lost; at least 2s")
-	fs.Var(sources{c}, "source", "publish a directory: `SHARD=DIR[,mode=manual]`; repeatable")
+	fs.Var(sources{c, map[string]bool{}}, "source", "publish a directory: `SHARD=DIR[,mode=manual]`; repeatable")
 
 	fs.StringVar(&c.Listen.NFS, "listen-nfs", c.Listen.NFS, "`host:port` for NFS and MOUNT")
 	fs.StringVar(&c.Listen.HTTP, "listen-http", c.Listen.HTTP, "`host:port` for health, metrics and these commands; whoever reaches it controls this master")
@@ -48,18 +49,25 @@ func bindSettings(fs *pflag.FlagSet, c *master.Config) {
 	fs.StringVar(&c.Log.Format, "log-format", c.Log.Format, "`format`: console or json")
 }
 
-// sources is the flag --source: each use adds one shard's source, or replaces it.
-type sources struct{ c *master.Config }
+// sources is the flag --source: each use adds one shard's source, or replaces the one of the --config file.
+type sources struct {
+	c     *master.Config
+	given map[string]bool // by shard: on this command line
+}
 
 func (s sources) String() string { return "" }
 func (s sources) Type() string   { return "source" }
 
 func (s sources) Set(text string) error {
 	shard, src, err := master.ParseSource(text)
-	if err == nil {
-		s.c.Sources[shard] = src
+	if err != nil {
+		return err
 	}
-	return err
+	if s.given[shard] {
+		return fmt.Errorf("shard %s is given two sources: it can have one on a master", shard)
+	}
+	s.given[shard], s.c.Sources[shard] = true, src
+	return nil
 }
 
 // networks is a flag that holds prefixes: its first use replaces the default, others add to it. A lone address is a

@@ -166,6 +166,9 @@ func (a *app) shardDeleteCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if !yes && (!a.terminal(a.in) || !a.terminal(a.err)) {
+				return &usageError{errors.New("there is no terminal to ask on: say --yes to delete without being asked"), cmd.CommandPath()}
+			}
 			if !yes && !a.confirm(args[0]) {
 				return errors.New("not deleted")
 			}
@@ -179,15 +182,12 @@ func (a *app) shardDeleteCommand() *cobra.Command {
 			return a.show(v, func(w io.Writer) { fmt.Fprintf(w, "%s: deleted\n", args[0]) })
 		},
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask, on a terminal")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask; needed without a terminal")
 	return cmd
 }
 
-// confirm asks whoever sits at a terminal to type the shard's name; scripts have made up their mind.
+// confirm asks whoever sits at the terminal to type the shard's name.
 func (a *app) confirm(shard string) bool {
-	if !a.terminal(a.in) || !a.terminal(a.err) {
-		return true
-	}
 	fmt.Fprintf(a.err, "Delete %s, its head and its history, on every master? Type its name: ", quoted(shard))
 	line, _ := bufio.NewReader(a.in).ReadString('\n')
 	return strings.TrimSpace(line) == shard

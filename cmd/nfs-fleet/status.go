@@ -48,6 +48,9 @@ func (a *app) statusCommand() *cobra.Command {
 // watchStatus shows the status until ctx ends, which is no error. Neither is a master that does not answer: it may be
 // what the operator is waiting for.
 func (a *app) watchStatus(ctx context.Context, c *console.Client, every time.Duration) error {
+	if every < 100*time.Millisecond {
+		return &usageError{fmt.Errorf("--interval %s: use 100ms or more", every), "nfs-fleet status"}
+	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for first := true; ; first = false {

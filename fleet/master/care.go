@@ -256,7 +256,11 @@ func (c control) recoverShard(ctx context.Context, name string, rec replicator.R
 		return out, err
 	}
 	out.Was, out.Generation, out.NextIno = head.Number, head.Number, head.NextIno
-	behind := len(rec.Generations) > 0 && head.Number < rec.Maxima.Generation
+	behind := false
+	if n := len(rec.Generations); n > 0 {
+		last := rec.Generations[n-1]
+		behind = head.Number < rec.Maxima.Generation || head.Number == last.Number && head.Root != last.Root || head.NextIno < last.NextIno
+	}
 	switch {
 	case missing:
 		out.Action = "created"
@@ -291,11 +295,14 @@ func (c control) raiseHead(ctx context.Context, name string, out *console.Recove
 	if err := c.awaitTerm(ctx, name); err != nil {
 		return err
 	}
+	history := s.replica.Status().Generations
 	_, after, err := s.replica.Recover(ctx)
-	if err == nil {
-		out.Generation, out.NextIno = after.Number, after.NextIno
+	if err != nil {
+		return err
 	}
-	return err
+	out.Generation, out.NextIno = after.Number, after.NextIno
+	fence := fleet.Fence{LeaderKey: c.registry.Keys().Leader(name), Epoch: after.Epoch}
+	return c.registry.RestoreHistory(ctx, name, fence, history)
 }
 
 // awaitTerm waits until this master leads the shard.

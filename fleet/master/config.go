@@ -289,18 +289,36 @@ func (c Config) validateSources() error {
 	return nil
 }
 
-// within reports whether path is dir or below it, going by their names.
+// within reports whether path is dir or below it, symbolic links followed as far as they exist.
 func within(path, dir string) bool {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return false
 	}
+	path, dir = real(path), real(dir)
 	rel, err := filepath.Rel(dir, path)
 	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
+// real resolves the symbolic links in an absolute path, of which the end need not exist yet.
+func real(path string) string {
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		return resolved
+	}
+	if parent := filepath.Dir(path); parent != path {
+		return filepath.Join(real(parent), filepath.Base(path))
+	}
+	return path
+}
+
 func (c Config) validateEtcd() error {
 	e := c.Etcd
+	for flag, address := range map[string]string{"etcd-client-listen": e.ClientListen, "etcd-peer-listen": e.PeerListen} {
+		host, _, err := net.SplitHostPort(address)
+		if ip, ipErr := netip.ParseAddr(host); len(e.Endpoints) == 0 && err == nil && host != "localhost" && (ipErr != nil || !ip.IsLoopback()) {
+			return fmt.Errorf("--%s %q: the embedded etcd asks for no password: give it a loopback address, as in 127.0.0.1:2379", flag, address)
+		}
+	}
 	for _, endpoint := range e.Endpoints {
 		if err := validEndpoint(endpoint); err != nil {
 			return fmt.Errorf("--etcd %q: %w; give URLs as in http://10.0.0.1:2379,http://10.0.0.2:2379", endpoint, err)

@@ -48,7 +48,7 @@ func kindOf(err error) error {
 func (c control) find(name string) (*shard, error) {
 	s, ok := c.shard(name)
 	if !ok {
-		return nil, fmt.Errorf("no shard %q: `nfs-fleet shard list` shows them: %w", name, console.ErrNotFound)
+		return nil, kindError{fmt.Errorf("no shard %q: `nfs-fleet shard list` shows them", name), console.ErrNotFound}
 	}
 	return s, nil
 }
@@ -123,7 +123,7 @@ func (c control) DeleteShard(ctx context.Context, name string) error {
 		return err
 	}
 	if s.source != nil {
-		return fmt.Errorf("shard %s has a source on this master, which would make it anew: leave out --source %s=… first: %w", name, name, console.ErrConflict)
+		return kindError{fmt.Errorf("shard %s has a source on this master, which would make it anew: leave out --source %s=… first", name, name), console.ErrConflict}
 	}
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
@@ -169,6 +169,9 @@ func (c control) Publish(ctx context.Context, name string, r console.PublishRequ
 	if err != nil {
 		return console.Published{}, err
 	}
+	if err := c.writable(); err != nil {
+		return console.Published{}, err
+	}
 	p := replicator.Publication{Note: r.Note, Root: r.Root, Origin: r.Origin, Progress: scanProgress(progress)}
 	if !r.Root.IsZero() {
 		done, err := c.uploads.use(r.Upload, name)
@@ -185,6 +188,9 @@ func (c control) Publish(ctx context.Context, name string, r console.PublishRequ
 func (c control) Rollback(ctx context.Context, name string, r console.RollbackRequest, _ func(console.Progress)) (console.Published, error) {
 	s, err := c.find(name)
 	if err != nil {
+		return console.Published{}, err
+	}
+	if err := c.writable(); err != nil {
 		return console.Published{}, err
 	}
 	res, err := s.replica.Rollback(ctx, r.Generation, r.Note)

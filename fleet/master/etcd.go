@@ -58,6 +58,10 @@ func startEtcd(ctx context.Context, name, dir, clientListen, peerListen string, 
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	c.InitialCluster = c.InitialClusterFromName(name)
 	c.QuotaBackendBytes = etcdQuota
+	// etcd's JSON gateway would let any web page that is opened on this host write keys: it asks for no password, takes
+	// any Host, and allows every origin. Nobody needs it: etcdctl and this process speak gRPC.
+	c.EnableGRPCGateway, c.CORS = false, map[string]struct{}{}
+	c.HostWhitelist = map[string]struct{}{"127.0.0.1": {}, "::1": {}, "localhost": {}}
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, etcdRetention
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapCore{log, &e.closing}, zap.WithFatalHook(e), zap.WithPanicHook(e)))
 	for flag, address := range map[string]string{"--etcd-client-listen": clientListen, "--etcd-peer-listen": peerListen} {

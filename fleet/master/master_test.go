@@ -319,7 +319,7 @@ func TestStaleServingWithoutEtcd(t *testing.T) {
 		t.Error("ready before etcd has answered and before its time was up")
 	}
 	m.until("stale serving", func(s console.Status) bool { return m.client.Ready() == nil && s.Shards[0].Stale && !s.Etcd.Healthy })
-	if _, err := m.client.Publish(t.Context(), "www", console.PublishRequest{}, nil); !errors.Is(err, console.ErrNoLeader) {
-		t.Errorf("publish without etcd: %v, want ErrNoLeader", err)
+	if _, err := m.client.Publish(t.Context(), "www", console.PublishRequest{}, nil); !errors.Is(err, console.ErrNoQuorum) {
+		t.Errorf("publish without etcd: %v, want ErrNoQuorum", err)
 	}
 }

@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path/filepath"
+	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,7 +52,8 @@ func (m *Master) restoreShards(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(records)) {
 		var settings fleet.Shard
 		if err := json.Unmarshal(records[name].Settings, &settings); err != nil {
-			return fmt.Errorf("ledger, settings of shard %s: %w", name, err)
+			m.log.Warn().Err(err).Str("shard", name).Msg("the ledger has no settings of this shard: waiting for etcd's")
+			continue
 		}
 		if err := m.startShard(ctx, settings, records[name]); err != nil {
 			return err
@@ -106,10 +108,12 @@ func (m *Master) openSource(shard, dir string, published bool) (*source.Source, 
 		return nil, fmt.Errorf("source of shard %s: %w; correct --source %s=DIR", shard, err, shard)
 	}
 	return source.New(source.Config{
-		Shard: shard, FS: root, Watch: dir, State: filepath.Join(m.data.join("scan"), shard), Objects: m.store,
+		Shard: shard, FS: root, Watch: dir, State: m.scanState(shard), Objects: m.store,
 		Quiet: m.cfg.Scan.Quiet, MaxWait: m.cfg.Scan.MaxWait, Rescan: m.cfg.Scan.Rescan, Logger: m.log.With().Str("shard", shard).Logger(),
 	})
 }
+
+func (m *Master) scanState(shard string) string { return m.data.join("scan", shard) }
 
 func replicaSettings(s fleet.Shard) replicator.Settings {
 	return replicator.Settings{MinCopies: s.MinCopies, Strict: s.Strict, Paused: s.Paused, Expired: s.Keep.Expired}
@@ -118,11 +122,15 @@ func replicaSettings(s fleet.Shard) replicator.Settings {
 // runShards stops the shards when ctx ends.
 func (m *Master) runShards(ctx context.Context) error {
 	<-ctx.Done()
+	var wg sync.WaitGroup
 	for _, s := range m.allShards() {
-		if late := s.parts.stop(stopLimit); len(late) > 0 {
-			m.log.Warn().Str("shard", s.name).Strs("parts", late).Msg("did not stop in time")
-		}
+		wg.Go(func() {
+			if late := s.parts.stop(stopLimit); len(late) > 0 {
+				m.log.Warn().Str("shard", s.name).Strs("parts", late).Msg("did not stop in time")
+			}
+		})
 	}
+	wg.Wait()
 	return nil
 }
 
@@ -159,9 +167,12 @@ func (m *Master) seen(ctx context.Context, v fleet.View) {
 		m.log.Info().Int64("revision", v.Revision).Msg("etcd answers")
 	}
 	for key, problem := range v.Problems {
-		m.log.Warn().Err(problem).Str("key", key).Msg("a value in etcd cannot be read")
+		if m.warnOnce(key + problem.Error()) {
+			m.log.Warn().Err(problem).Str("key", key).Msg("a value in etcd cannot be read")
+		}
 	}
 	if !known {
+		m.serve() // etcd has answered: there is nothing to wait for
 		return
 	}
 	if err := m.reconcile(ctx, v); err != nil {
@@ -265,6 +276,9 @@ func (m *Master) createSourceShard(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
 	s, err := m.registry.CreateShard(ctx, m.cfg.Shard(name, time.Now()))
+	if errors.Is(err, fleet.ErrExists) {
+		return nil // another master was first; the watch brings it
+	}
 	if err != nil {
 		return fmt.Errorf("create shard %s: %w", name, err)
 	}
@@ -348,6 +362,7 @@ func (m *Master) dropShard(s *shard) {
 	if err := m.ledger.Forget(s.name); err != nil {
 		m.log.Error().Err(err).Str("shard", s.name).Msg("forgetting a deleted shard")
 	}
+	os.Remove(m.scanState(s.name)) // a cache: its absence costs a scan, its presence some disk
 	m.log.Info().Str("shard", s.name).Msg("shard deleted")
 	m.pruned()
 }
