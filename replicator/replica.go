@@ -201,6 +201,7 @@ func (r *Replica) Run(ctx context.Context) error {
 		case j := <-r.jobs:
 			r.take(ctx)
 			j.run(ctx)
+			r.publishStatus() // whoever asked sees what it has done
 			close(j.done)
 		case <-due:
 			r.take(ctx)

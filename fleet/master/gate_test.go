@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,11 +20,11 @@ func opened() <-chan struct{} {
 
 func TestGateReadsOnceForManyConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		loads := 0
+		var loads atomic.Int64
 		g := newHeadGate(opened(), func(context.Context) (fleet.View, error) {
-			loads++
+			n := loads.Add(1)
 			time.Sleep(5 * time.Millisecond)
-			return fleet.View{Revision: int64(loads)}, nil
+			return fleet.View{Revision: n}, nil
 		}, func(context.Context, fleet.View) error { return nil })
 		var wg sync.WaitGroup
 		for range 1000 {
@@ -34,8 +35,8 @@ func TestGateReadsOnceForManyConnections(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if loads == 0 || loads > 2 {
-			t.Errorf("%d reads of etcd for 1000 connections at once", loads)
+		if n := loads.Load(); n == 0 || n > 2 {
+			t.Errorf("%d reads of etcd for 1000 connections at once", n)
 		}
 		time.Sleep(gateRest)
 		synctest.Wait()
@@ -45,17 +46,24 @@ func TestGateReadsOnceForManyConnections(t *testing.T) {
 // A connection must not be let in by a read that began before it came: the head may have moved in between.
 func TestGateNeverUsesAnOlderRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		head := int64(1)
+		var head atomic.Int64
+		head.Store(1)
+		var mu sync.Mutex // guards seen
 		var seen []int64
 		g := newHeadGate(opened(), func(context.Context) (fleet.View, error) {
-			v := fleet.View{Revision: head}
+			v := fleet.View{Revision: head.Load()}
 			time.Sleep(10 * time.Millisecond)
 			return v, nil
-		}, func(_ context.Context, v fleet.View) error { seen = append(seen, v.Revision); return nil })
+		}, func(_ context.Context, v fleet.View) error {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, v.Revision)
+			return nil
+		})
 		first := make(chan error)
 		go func() { first <- g.Await(t.Context()) }()
 		time.Sleep(5 * time.Millisecond)
-		head = 2
+		head.Store(2)
 		if err := g.Await(t.Context()); err != nil {
 			t.Error(err)
 		}

@@ -132,6 +132,9 @@ func (s *Source) take(sc *Scan, reason string) {
 	if s.pending.waiting {
 		sc.until = s.pending.first.Add(s.cfg.MaxWait)
 	}
+	if least := sc.began.Add(2 * s.cfg.Quiet); sc.until.Before(least) {
+		sc.until = least // what was written a moment ago may come to rest yet
+	}
 	sc.taken, s.dirt, s.dirty, s.full = s.dirt, &dirt{}, 0, ""
 	s.pending = pending{notBefore: s.pending.notBefore}
 	select {

@@ -127,28 +127,6 @@ func BenchmarkOpenMillion(b *testing.B) {
 	}
 }
 
-// TestOpensInASecond holds the promise of the contract for a million objects, with some patience for a busy machine.
-func TestOpensInASecond(t *testing.T) {
-	if testing.Short() {
-		t.Skip("makes a million objects")
-	}
-	dir := t.TempDir()
-	million(t, dir)
-	best := time.Hour
-	for range 3 {
-		start := time.Now()
-		s := openStore(t, dir, Options{})
-		best = min(best, time.Since(start))
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("opened in %v", best)
-	if best > 2*time.Second {
-		t.Errorf("opened in %v", best)
-	}
-}
-
 // TestReadAllocatesNothing: the READ path makes no garbage, from a pack or from a large file.
 func TestReadAllocatesNothing(t *testing.T) {
 	s := openStore(t, t.TempDir(), Options{})
