@@ -170,7 +170,8 @@ func (r *Replica) whole(ctx context.Context, root tree.Digest) error {
 	})
 }
 
-// lead runs fn under the term, with the head as etcd has it and the store held against collection.
+// lead runs fn under the term, with the head as etcd has it and the store held against collection. An error that the end
+// of the term brought about says so.
 func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (Result, error)) (Result, error) {
 	began := time.Now()
 	if r.term == nil {
@@ -181,6 +182,18 @@ func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (
 	}
 	ctx, cancel := join(ctx, r.term.Context())
 	defer cancel()
+	res, err := r.leading(ctx, fn)
+	res.Took = time.Since(began)
+	if ended := r.term.Check(); err != nil && ended != nil {
+		return res, fmt.Errorf("shard %s: %w: %w (%v)", r.cfg.Shard, ErrNoTerm, ended, err)
+	}
+	if err == nil && res.Changed {
+		r.tellPublished(res)
+	}
+	return res, err
+}
+
+func (r *Replica) leading(ctx context.Context, fn func(context.Context, seenHead) (Result, error)) (Result, error) {
 	g, revision, err := r.cfg.Heads.Head(ctx)
 	if err != nil {
 		return Result{}, fmt.Errorf("read the head of %s: %w", r.cfg.Shard, err)
@@ -193,20 +206,16 @@ func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (
 		return Result{}, fmt.Errorf("shard %s wants %d copies and 1 master is alive: %w", r.cfg.Shard, r.settings.MinCopies, ErrTooFewCopies)
 	}
 	defer r.cfg.Store.Hold()()
-	res, err := fn(ctx, seenHead{g, revision})
-	res.Took = time.Since(began)
-	if ended := r.term.Check(); err != nil && ended != nil {
-		err = fmt.Errorf("shard %s: %w: %w (%v)", r.cfg.Shard, ErrNoTerm, ended, err)
+	return fn(ctx, seenHead{g, revision})
+}
+
+func (r *Replica) tellPublished(res Result) {
+	g := res.Generation
+	r.log.Info().Uint64("generation", g.Number).Str("source", g.Source).Int64("epoch", g.Epoch).Uint64("files", g.Files).Uint64("bytes", g.Bytes).
+		Int("added", res.Added).Int("modified", res.Modified).Int("removed", res.Removed).Int64("took_ms", res.Took.Milliseconds()).Msg("published")
+	if r.cfg.Published != nil {
+		r.cfg.Published(res.Took)
 	}
-	if err == nil && res.Changed {
-		r.log.Info().Uint64("generation", res.Generation.Number).Str("source", res.Generation.Source).Int64("epoch", res.Generation.Epoch).
-			Uint64("files", res.Generation.Files).Uint64("bytes", res.Generation.Bytes).Int("added", res.Added).Int("modified", res.Modified).
-			Int("removed", res.Removed).Int64("took_ms", res.Took.Milliseconds()).Msg("published")
-		if r.cfg.Published != nil {
-			r.cfg.Published(res.Took)
-		}
-	}
-	return res, err
 }
 
 // change is what a new generation says of itself.

@@ -302,6 +302,34 @@ func TestNoTermNoPublish(t *testing.T) {
 	}
 }
 
+// hangingHeads answers when the context ends, as etcd does when it is gone.
+type hangingHeads struct {
+	*fakeHeads
+	asked chan struct{}
+}
+
+func (h *hangingHeads) Head(ctx context.Context) (tree.Generation, int64, error) {
+	h.asked <- struct{}{}
+	<-ctx.Done()
+	return tree.Generation{}, 0, ctx.Err()
+}
+
+func TestTermThatEndsUnderAPublishSaysSo(t *testing.T) {
+	hanging := &hangingHeads{asked: make(chan struct{})}
+	b := newBench(t, func(c *Config) { hanging.fakeHeads = c.Heads.(*fakeHeads); c.Heads = hanging })
+	b.replica.SetTerm(b.term)
+	ended := make(chan error)
+	go func() {
+		_, err := b.replica.Publish(context.Background(), Publication{})
+		ended <- err
+	}()
+	<-hanging.asked
+	b.term.cancel(errLost)
+	if err := <-ended; !errors.Is(err, ErrNoTerm) || !errors.Is(err, errLost) {
+		t.Errorf("%v, want ErrNoTerm and the cause of the term's end", err)
+	}
+}
+
 func TestFencedPublishMovesNothing(t *testing.T) {
 	b := newBench(t)
 	b.write("a", "one")
