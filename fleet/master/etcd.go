@@ -115,29 +115,23 @@ func (e *embeddedEtcd) launch(ctx context.Context, c *embed.Config) error {
 	select {
 	case s := <-started:
 		if s.err != nil {
-			return errors.Join(s.err, e.failed())
+			return s.err
 		}
 		e.server = s.server
+	case err := <-e.failure: // in a goroutine of its own, which StartEtcd goes on waiting for
+		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	select {
 	case <-e.server.Server.ReadyNotify():
 		return nil
+	case err := <-e.failure:
+		return err
 	case err := <-e.server.Err():
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	}
-}
-
-// failed returns the failure that etcd has told of, if there is one.
-func (e *embeddedEtcd) failed() error {
-	select {
-	case err := <-e.failure:
-		return err
-	default:
-		return nil
 	}
 }
 

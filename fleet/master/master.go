@@ -166,6 +166,9 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	if err := m.restoreShards(ctx); err != nil {
 		return err
 	}
+	if m.etcdGone != nil {
+		m.serve() // there is no etcd to wait for
+	}
 	parts.start("shards", m.runShards)
 	parts.start("fleet", func(ctx context.Context) error {
 		return m.registry.Follow(ctx, reread, func(v fleet.View) { m.seen(ctx, v) }, m.lost)

@@ -1,6 +1,7 @@
 package master
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -238,6 +239,36 @@ func TestRecoverAfterEtcdLostEverything(t *testing.T) {
 	}
 	if rep, err = m.client.Recover(t.Context(), console.RecoverRequest{}); err != nil || rep.Shards[0].Action != "kept" {
 		t.Errorf("a second recover: %+v, %v", rep, err)
+	}
+}
+
+// A damaged embedded etcd makes etcd panic. Readers do not care.
+func TestDamagedEtcdDoesNotKeepFromServing(t *testing.T) {
+	cfg := testConfig(t)
+	m := start(t, cfg)
+	m.until("generation 1", serves(1))
+	m.stop()
+	db := filepath.Join(cfg.DataDir, "etcd", "member", "snap", "db")
+	if err := os.WriteFile(db, bytes.Repeat([]byte("damaged "), 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m = start(t, cfg)
+	st := m.until("the last generation, stale", func(s console.Status) bool {
+		return m.client.Ready() == nil && len(s.Shards) == 1 && s.Shards[0].Generation == 1 && s.Shards[0].Stale
+	})
+	if st.Etcd.Healthy || !strings.Contains(st.Etcd.Error, "does not start") {
+		t.Errorf("etcd: %+v, want why it does not start", st.Etcd)
+	}
+	if _, err := m.client.Publish(t.Context(), "www", console.PublishRequest{}, nil); !errors.Is(err, console.ErrNoQuorum) {
+		t.Errorf("publish: %v, want ErrNoQuorum", err)
+	}
+	m.stop()
+
+	fresh := testConfig(t)
+	fresh.DataDir = filepath.Join(t.TempDir(), "data")
+	fresh.Etcd.DataDir = filepath.Join(cfg.DataDir, "etcd")
+	if err := Run(t.Context(), fresh, "test", zerolog.Nop()); !errors.Is(err, errEtcdStart) {
+		t.Errorf("a master with nothing to serve and no etcd: %v, want errEtcdStart", err)
 	}
 }
 
