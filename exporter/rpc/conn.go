@@ -36,6 +36,7 @@ type Conn struct {
 
 	wmu     sync.Mutex // one writer at a time; taken after no other lock and before none
 	writeBy time.Time  // guarded by wmu: the deadline that is set
+	torn    error      // guarded by wmu: why a write ended in the middle of a reply
 
 	mu       sync.Mutex    // guards what follows, and the order of SetReadDeadline against stopping
 	stopping bool          // the reader is to end when it has answered what it holds
@@ -138,6 +139,7 @@ func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err err
 		if err != nil || !ok {
 			return sent, err
 		}
+		c.recordBegan = time.Time{} // what follows, if anything, is another
 		if c.out == nil {
 			c.out = getBuffer(0)
 			c.call.out = c.out
@@ -174,10 +176,14 @@ func (c *Conn) flush(now time.Time) (int, error) {
 	return n, err
 }
 
-// write sends b whole, within the time allowed.
+// write sends b whole, within the time allowed, or closes the connection: what came after half a reply would be taken for
+// the rest of it.
 func (c *Conn) write(b []byte, now time.Time) error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
+	if c.torn != nil {
+		return c.torn
+	}
 	// setting a deadline costs as much as answering a call: it is moved when an eighth of it has gone
 	if limit := c.srv.cfg.WriteTimeout; c.writeBy.Sub(now) < limit-limit/8 {
 		c.writeBy = now.Add(limit)
@@ -186,6 +192,10 @@ func (c *Conn) write(b []byte, now time.Time) error {
 		}
 	}
 	_, err := c.nc.Write(b)
+	if err != nil {
+		c.torn = err
+		c.nc.Close()
+	}
 	return err
 }
 
@@ -264,17 +274,18 @@ func (c *Conn) armRead(now time.Time) error {
 		if c.recordBegan.IsZero() {
 			c.recordBegan = now
 		}
-		by = c.recordBegan.Add(c.srv.cfg.RecordTimeout)
-		if c.readBy.Equal(by) {
+		limit := c.srv.cfg.RecordTimeout
+		by = c.recordBegan.Add(limit)
+		// a deadline that is there is good enough when it is no later, and not much sooner
+		if sooner := by.Sub(c.readBy); sooner >= 0 && sooner < limit/8 {
 			return nil
 		}
 	} else {
 		idle := c.srv.cfg.IdleTimeout
 		by = now.Add(idle)
-		if c.recordBegan.IsZero() && by.Sub(c.readBy) < idle/8 {
+		if sooner := by.Sub(c.readBy); sooner >= 0 && sooner < idle/8 {
 			return nil
 		}
-		c.recordBegan = time.Time{}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -88,9 +88,7 @@ func (c *Conn) writeLate(batch []*job) (cost int) {
 		cost += j.cost
 		sent := len(j.call.out.b)
 		if sent > 0 {
-			if err := c.write(j.call.out.b, time.Now()); err != nil {
-				c.nc.Close() // the reader finds out
-			}
+			_ = c.write(j.call.out.b, time.Now()) // when it fails, the connection is closed: the reader finds out
 			c.srv.stats.calls.Add(1)
 			if o := c.srv.cfg.Observer; o != nil {
 				o.Answered(j.call.Prog, j.call.Proc, 1, time.Since(j.came))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -452,5 +453,43 @@ func TestPackets(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("ServePacket: %v", err)
+	}
+}
+
+// halfWriter takes half of the first write, as a socket does whose deadline passes, and all of later ones.
+type halfWriter struct {
+	net.Conn
+	wrote  []byte
+	writes int
+	closed bool
+}
+
+func (w *halfWriter) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (w *halfWriter) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (w *halfWriter) SetWriteDeadline(time.Time) error { return nil }
+func (w *halfWriter) Close() error                     { w.closed = true; return nil }
+
+func (w *halfWriter) Write(b []byte) (int, error) {
+	w.writes++
+	if w.writes == 1 {
+		w.wrote = append(w.wrote, b[:len(b)/2]...)
+		return len(b) / 2, os.ErrDeadlineExceeded
+	}
+	w.wrote = append(w.wrote, b...)
+	return len(b), nil
+}
+
+// Nothing is ever written after half a reply: the client would take it for the rest.
+func TestNothingFollowsHalfAReply(t *testing.T) {
+	w := &halfWriter{}
+	c := newConn(New(Config{}), w)
+	if err := c.write([]byte("one reply"), time.Now()); err == nil {
+		t.Fatal("half a write is no error")
+	}
+	if err := c.write([]byte("a late one"), time.Now().Add(time.Minute)); err == nil {
+		t.Error("a late reply is written after half of another")
+	}
+	if string(w.wrote) != "one " || !w.closed {
+		t.Errorf("the peer got %q, closed: %v", w.wrote, w.closed)
 	}
 }

@@ -117,6 +117,23 @@ func TestSlowButSteadyRecords(t *testing.T) {
 	})
 }
 
+// A client that always has the beginning of its next call on its way is not slow, however long it goes on.
+func TestRecordsThatOverlap(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *echo, dial func() peer) {
+		p := dial()
+		wire := record(call(0, echoNull), 0)
+		p.Write(wire[:9]) //nolint:errcheck
+		for i := range uint32(12) {
+			time.Sleep(10 * time.Second)
+			next := record(call(i+1, echoNull), 0)
+			p.Write(append(wire[9:len(wire):len(wire)], next[:9]...)) //nolint:errcheck
+			p.accepted(p.recv(), i, acceptSuccess)
+			wire = next
+		}
+		p.ends(25*time.Second, 31*time.Second) // and then the last record does not come
+	})
+}
+
 func TestPeerThatNeverReads(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *echo, dial func() peer) {
 		p := dial()
