@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 )
@@ -22,39 +21,14 @@ func (s *Server) ServePacket(ctx context.Context, pc net.PacketConn) error {
 	var workers sync.WaitGroup
 	var once sync.Once
 	var failed error
+	d := newDatagrams(pc)
 	for range packetWorkers {
 		workers.Go(func() {
-			if err := s.packets(ctx, pc); err != nil {
+			if err := s.packets(ctx, &d); err != nil {
 				once.Do(func() { failed = err; pc.Close() })
 			}
 		})
 	}
 	workers.Wait()
 	return failed
-}
-
-// packets is one worker's loop.
-func (s *Server) packets(ctx context.Context, pc net.PacketConn) error {
-	in := make([]byte, maxPacket)
-	local := addrPort(pc.LocalAddr())
-	c := Call{Blocking: true}
-	for {
-		n, from, err := pc.ReadFrom(in)
-		if errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		c.Conn = &Conn{remote: addrPort(from), local: local}
-		c.out = getBuffer(0)
-		if s.respond(ctx, &c, in[:n]) == nil && len(c.out.b) <= maxPacket {
-			// a datagram that cannot be sent is a datagram lost
-			pc.WriteTo(c.out.b[markSize:], from) //nolint:errcheck
-			s.stats.calls.Add(1)
-			s.stats.moved(s.cfg.Observer, n, len(c.out.b)-markSize)
-		}
-		putBuffer(c.out)
-		c.out = nil
-	}
 }
