@@ -51,19 +51,27 @@ func (v *Volume) Read(ctx context.Context, n Node, p []byte, off uint64) (count 
 	if len(p) == 0 {
 		return 0, eof, nil
 	}
-	o, err := v.contents.open(ctx, n.Ino(), 0, n.content(), n.Size())
-	if err == nil {
-		if o.list == nil {
-			err = v.contents.readBlob(o, p, off)
-		} else {
-			err = v.contents.readList(ctx, o, p, off)
-		}
-		o.release()
+	err = v.contents.read(ctx, n, p, off)
+	if errors.Is(err, errOpened) {
+		err = v.contents.read(ctx, n, p, off) // opened anew: the store may have put a good copy in a bad one's place
 	}
 	if err != nil {
 		return 0, false, fmt.Errorf("read ino %d at %d: %w", n.Ino(), off, err)
 	}
 	return len(p), eof, nil
+}
+
+// read fills p, which the file n has from off on. It wraps errOpened when a blob that was opened could not be read.
+func (c *contents) read(ctx context.Context, n Node, p []byte, off uint64) error {
+	o, err := c.open(ctx, n.Ino(), 0, n.content(), n.Size())
+	if err != nil {
+		return err
+	}
+	defer o.release()
+	if o.list == nil {
+		return c.readBlob(o, p, off)
+	}
+	return c.readList(ctx, o, p, off)
 }
 
 // clip cuts p to what a file has from off on, and says whether the file ends with that.
@@ -197,7 +205,10 @@ func (v *Volume) readListCached(o *opened, p []byte, off uint64) bool {
 	return true
 }
 
-// readBlob fills p from an opened blob. After an error the blob is opened anew by whoever comes next: it may be mended.
+var errOpened = errors.New("opened content")
+
+// readBlob fills p from an opened blob. After an error, which wraps errOpened, the blob is opened anew by whoever comes
+// next: it may be mended.
 func (c *contents) readBlob(o *opened, p []byte, off uint64) error {
 	n, err := o.blob.ReadAt(p, int64(off))
 	if n == len(p) {
@@ -207,7 +218,7 @@ func (c *contents) readBlob(o *opened, p []byte, off uint64) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%d of %d bytes: %w", n, len(p), tree.ErrCorrupt)
 	}
-	return err
+	return fmt.Errorf("%w: %w", errOpened, err)
 }
 
 func (c *contents) readList(ctx context.Context, o *opened, p []byte, off uint64) error {

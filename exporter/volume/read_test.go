@@ -370,3 +370,33 @@ func TestForgetCloses(t *testing.T) {
 		t.Errorf("%d blobs are open, want a's", open)
 	}
 }
+
+// What is open may turn bad and be mended in the store: no reader is failed by the blob from before.
+func TestReadOpensAnewWhatWasMended(t *testing.T) {
+	big, content := sparse()
+	s := volumetest.New(t, file("a", "abc"), big)
+	for name, at := range map[string]int{"a": 0, "sparse": 70_000} {
+		want := "abc"
+		if name == "sparse" {
+			want = content[at : at+3]
+		}
+		n, p := s.Node(name), make([]byte, 3)
+		if _, _, err := s.Volume.Read(t.Context(), n, p, uint64(at)); err != nil {
+			t.Fatal(err)
+		}
+		once := true
+		fail := func(tree.Digest) error {
+			if !once {
+				return nil
+			}
+			once = false
+			return errors.New("quarantined since")
+		}
+		s.Store.Fail.Store(&fail)
+		clear(p)
+		if _, _, err := s.Volume.Read(t.Context(), n, p, uint64(at)); err != nil || string(p) != want {
+			t.Errorf("%s: %q, %v", name, p, err)
+		}
+		s.Store.Fail.Store(nil)
+	}
+}

@@ -30,7 +30,7 @@ type CachedOpener interface {
 }
 
 // Blob is an opened object. It is safe for concurrent use, and readable until Close, even when the object is deleted
-// meanwhile. The Volume closes each once, when nobody reads it.
+// meanwhile; one that fails all the same is opened anew, once. The Volume closes each once, when nobody reads it.
 type Blob interface {
 	// Size returns the object's length in bytes.
 	Size() int64

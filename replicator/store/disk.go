@@ -16,6 +16,8 @@ import (
 // disk is every operation by which the store touches its directory. Tests make one of them fail by its name.
 type disk struct {
 	fault func(op, path string) error // nil but in tests
+	// quarantines counts the objects that were taken out of the store as damaged: a Blob from before may be one of them.
+	quarantines atomic.Uint64
 }
 
 func (k *disk) check(op, path string) error {

@@ -13,12 +13,17 @@ import (
 )
 
 // Blob is an object opened for reading: a small value that refers to a file which others use too. It is safe for
-// concurrent use, and readable until it is closed, also when its object was collected or its store closed meanwhile.
+// concurrent use, and readable until it is closed, also when its object was collected or its store closed meanwhile. Only
+// a quarantine, of whichever object, ends all that were opened before: see ErrReopen.
 type Blob struct {
-	file *file
-	off  int64
-	size int64
+	file  *file
+	off   int64
+	size  int64
+	since uint64 // how many quarantines there had been when it was looked up
 }
+
+// current reports whether nothing was quarantined since b was opened.
+func (b Blob) current() bool { return b.file.disk.quarantines.Load() == b.since }
 
 // OpenBlob opens the object d. It makes no system call, and allocates nothing, when d is in a pack or its file is open
 // already. It wraps tree.ErrMissing when the store does not have d.
@@ -32,6 +37,7 @@ func (s *Store) OpenBlob(d tree.Digest) (Blob, error) {
 
 // locate opens d and says where it was found.
 func (s *Store) locate(d tree.Digest) (Blob, place, error) {
+	since := s.disk.quarantines.Load()
 	for range 100 { // each round but the first means that the object moved after the lookup
 		at, ok := s.index.lookup(&d)
 		if !ok {
@@ -39,7 +45,7 @@ func (s *Store) locate(d tree.Digest) (Blob, place, error) {
 		}
 		if at.pack != 0 {
 			if p := s.pack(at.pack); p != nil {
-				return Blob{p.file, int64(at.off) + recordHeader, int64(at.size)}, at, nil
+				return Blob{p.file, int64(at.off) + recordHeader, int64(at.size), since}, at, nil
 			}
 			if s.closed.Load() {
 				return Blob{}, at, fmt.Errorf("open object: %w", ErrClosed)
@@ -49,7 +55,7 @@ func (s *Store) locate(d tree.Digest) (Blob, place, error) {
 		}
 		f, err := s.large.get(d, at.size)
 		if err == nil {
-			return Blob{f, 0, int64(at.size)}, at, nil
+			return Blob{f, 0, int64(at.size), since}, at, nil
 		}
 		if !errors.Is(err, os.ErrNotExist) {
 			return Blob{}, at, fmt.Errorf("object %s: %w", d, err)
@@ -63,32 +69,36 @@ func (s *Store) locate(d tree.Digest) (Blob, place, error) {
 
 // OpenCached is OpenBlob when that takes no system call: ok is false when d is missing, or a file to be opened first.
 func (s *Store) OpenCached(d tree.Digest) (b Blob, ok bool) {
+	since := s.disk.quarantines.Load()
 	at, ok := s.index.lookup(&d)
 	if !ok || s.closed.Load() {
 		return Blob{}, false
 	}
 	if at.pack == 0 {
 		f, _ := s.large.cached(d)
-		return Blob{f, 0, int64(at.size)}, f != nil
+		return Blob{f, 0, int64(at.size), since}, f != nil
 	}
 	p := s.pack(at.pack)
 	if p == nil {
 		return Blob{}, false
 	}
-	return Blob{p.file, int64(at.off) + recordHeader, int64(at.size)}, true
+	return Blob{p.file, int64(at.off) + recordHeader, int64(at.size), since}, true
 }
 
 // Size returns the object's size in bytes.
 func (b Blob) Size() int64 { return b.size }
 
 // ReadAt reads as io.ReaderAt says. It does not hash: a damaged byte is returned as it is. An object whose file ends too
-// early is tree.ErrCorrupt.
+// early is tree.ErrCorrupt; ErrReopen says that something was quarantined since the Blob was opened.
 func (b Blob) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read object: negative offset %d", off)
 	}
 	if off >= b.size {
 		return 0, io.EOF
+	}
+	if !b.current() {
+		return 0, fmt.Errorf("read object: %w", ErrReopen)
 	}
 	want := p
 	if int64(len(want)) > b.size-off {
@@ -110,7 +120,7 @@ func (b Blob) ReadAt(p []byte, off int64) (int, error) {
 // ReadCached is ReadAt without ever waiting for the disk. ok means that n is all that p, or the object from off on, can
 // hold; otherwise some of it is not in the page cache, or the file system cannot tell, and ReadAt must be asked.
 func (b Blob) ReadCached(p []byte, off int64) (n int, ok bool) {
-	if off < 0 {
+	if off < 0 || !b.current() {
 		return 0, false
 	}
 	if int64(len(p)) > b.size-off {

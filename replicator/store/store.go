@@ -24,6 +24,8 @@ var (
 	ErrFull   = errors.New("no space left for the store") // together with the system's ENOSPC or EDQUOT
 	ErrHeld   = errors.New("store is held")
 	ErrClosed = errors.New("store is closed")
+	// ErrReopen: a Blob may be of a damaged object. Opening it again finds a good copy, or none.
+	ErrReopen = errors.New("an object was quarantined since this one was opened")
 )
 
 // Options are the settings of a Store; the zero value has the defaults.

@@ -120,6 +120,7 @@ func (s *Store) quarantine(d tree.Digest, at place, b []byte) error {
 	if err != nil {
 		return fmt.Errorf("quarantine object %s: %w", d, full(err))
 	}
+	defer s.disk.quarantines.Add(1) // when nobody finds it any more
 	if !s.forget(d, at) || at.pack != 0 {
 		return nil
 	}

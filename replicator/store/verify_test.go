@@ -184,24 +184,44 @@ func TestVerifyEnds(t *testing.T) {
 	}
 }
 
-// A large file that was rotten while it was open is read anew after it was mended.
-func TestMendedFileIsReadAnew(t *testing.T) {
-	s := openStore(t, t.TempDir(), small)
-	b := object(1, 3000)
-	mustPut(t, s, b)
-	mustSync(t, s)
-	blob, err := s.OpenBlob(rot(t, s, b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer blob.Close()
-	if r, err := s.Verify(t.Context(), nil); err != nil || len(r.Bad) != 1 {
-		t.Fatalf("verify: %+v, %v", r, err)
-	}
-	mustPut(t, s, b)
-	mustHold(t, s, b)
-	p := make([]byte, len(b))
-	if _, err := blob.ReadAt(p, 0); err != nil || bytes.Equal(p, b) {
-		t.Errorf("the old Blob is not of the old file: %v", err)
+// A damaged object that is open somewhere is not read on once it is known to be damaged: who has it open is told to open
+// it again, and finds the copy that was put since.
+func TestQuarantineReachesOpenBlobs(t *testing.T) {
+	for name, size := range map[string]int{"in a pack": 900, "a file": 4000} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, t.TempDir(), small)
+			good := object(1, size)
+			mustPut(t, s, good)
+			mustSync(t, s)
+			d := rot(t, s, good)
+			b, err := s.OpenBlob(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			p := make([]byte, size)
+			if _, err := b.ReadAt(p, 0); err != nil || bytes.Equal(p, good) {
+				t.Fatalf("before it is known, the damage is read: %v", err)
+			}
+			if r, err := s.Verify(t.Context(), nil); err != nil || len(r.Bad) != 1 {
+				t.Fatalf("verify: %+v, %v", r, err)
+			}
+			mustPut(t, s, good)
+			mustHold(t, s, good)
+			if n, ok := b.ReadCached(p, 0); ok {
+				t.Errorf("%d cached bytes of a damaged object", n)
+			}
+			if _, err := b.ReadAt(p, 0); !errors.Is(err, ErrReopen) {
+				t.Errorf("read of a damaged object: %v", err)
+			}
+			again, err := s.OpenBlob(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Close()
+			if _, err := again.ReadAt(p, 0); err != nil || !bytes.Equal(p, good) {
+				t.Errorf("after it was put again: %v", err)
+			}
+		})
 	}
 }
