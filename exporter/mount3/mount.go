@@ -131,7 +131,7 @@ func (p *Program) mnt(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, err
 	if status != statusOK {
 		log = p.cfg.Log.Info()
 	}
-	log.Stringer("client", c.Conn.Remote().Addr()).Str("path", dir).Uint32("status", status).Msg("mount")
+	log.Stringer("client", c.Conn.Remote().Addr()).Str("path", clip(dir, maxPath)).Uint32("status", status).Msg("mount")
 	dst = rpc.AppendUint32(dst, status)
 	if status != statusOK {
 		return dst, nil

@@ -112,6 +112,20 @@ func TestMntOfWhatIsNotServedYet(t *testing.T) {
 	}
 }
 
+// What anybody may send does not fill the disk that the log is on.
+func TestLongPathsAreNotLoggedWhole(t *testing.T) {
+	p, _ := newProgram(t)
+	var log bytes.Buffer
+	p.cfg.Log = zerolog.New(&log)
+	out, err := do(p, Version, procMnt, rpc.AppendOpaque(nil, "/www/"+strings.Repeat("\x01", 1<<20)))
+	if want := rpc.AppendUint32(nil, statusNameTooLong); err != nil || !bytes.Equal(out, want) {
+		t.Errorf("%x, %v", out, err)
+	}
+	if log.Len() > 8*maxPath {
+		t.Errorf("%d bytes are logged for one call", log.Len())
+	}
+}
+
 func TestUnmounts(t *testing.T) {
 	p, r := newProgram(t)
 	for _, path := range []string{"/www/dir/", "/gone", "/"} {
