@@ -216,10 +216,11 @@ func (e *endpoint) reachable(c *rpc.Call, hint string) netip.AddrPort {
 	return e.Addr
 }
 
-// uaddr writes an address as RFC 1833 does: the host, then the port's two bytes in decimal.
+// uaddr writes an address as RFC 1833 does: the host, then the port's two bytes in decimal. A zone is this host's own name
+// for an interface: it would make the address unreadable to others.
 func uaddr(a netip.AddrPort) string {
 	port := a.Port()
-	return a.Addr().String() + "." + strconv.Itoa(int(port>>8)) + "." + strconv.Itoa(int(port&0xff))
+	return a.Addr().WithZone("").String() + "." + strconv.Itoa(int(port>>8)) + "." + strconv.Itoa(int(port&0xff))
 }
 
 // parseUaddr is the inverse of uaddr.

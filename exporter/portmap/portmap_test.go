@@ -93,6 +93,13 @@ func TestUaddr(t *testing.T) {
 	}
 }
 
+// The zone of a link-local address is this host's business.
+func TestUaddrHasNoZone(t *testing.T) {
+	if got := uaddr(netip.MustParseAddrPort("[fe80::1%eth0]:2049")); got != "fe80::1.8.1" {
+		t.Errorf("%s", got)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	p := New(services())
 	for _, vers := range []uint32{2, 3, 4} {
