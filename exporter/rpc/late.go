@@ -28,6 +28,7 @@ func (c *Conn) postpone(ctx context.Context, rec []byte, came time.Time) error {
 		}
 		<-c.freed
 	}
+	c.spoken.Store(true) // whatever becomes of it
 	j := jobs.Get().(*job)
 	j.rec = append(j.rec[:0], rec...)
 	j.came, j.cost = came, cost

@@ -156,9 +156,15 @@ func TestPeerThatNeverReadsLateReplies(t *testing.T) {
 
 // A newcomer takes the place of a connection that has never made a call, not of one that has.
 func TestSilentConnectionMakesRoom(t *testing.T) {
+	t.Run("after a call", func(t *testing.T) { silentMakesRoom(t, call(1, echoNull)) })
+	t.Run("after a late reply", func(t *testing.T) { silentMakesRoom(t, call(1, echoLater, opaque("x")...)) })
+}
+
+func silentMakesRoom(t *testing.T, first []byte) {
 	synctest.Test(t, func(t *testing.T) {
+		e := newEcho()
 		l := pipes{make(chan net.Conn), make(chan struct{})}
-		s := New(Config{Programs: []Program{newEcho()}, MaxConns: 2})
+		s := New(Config{Programs: []Program{e}, MaxConns: 2})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Serve(ctx, l) }()
@@ -169,7 +175,8 @@ func TestSilentConnectionMakesRoom(t *testing.T) {
 			return peer{t, ours}
 		}
 		speaks, silent := dial(), dial()
-		speaks.send(call(1, echoNull))
+		speaks.send(first)
+		e.let <- struct{}{}
 		speaks.recv()
 		dial().closed() // silent has not had its second
 		time.Sleep(2 * time.Second)
