@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -50,7 +51,7 @@ type Config struct {
 	Programs []rpc.Program
 
 	MaxConns    int           // open connections; 0: 1024
-	MaxRecord   int           // bytes of a call; 0: 1 MiB and 64 KiB
+	MaxRecord   int           // bytes of a call; 0: 128 KiB, twice the WRITE that clients are told to send at most
 	MaxInFlight int           // calls of one connection that wait for the disk or a generation; 0: 64
 	Readers     int           // reads of all connections that wait for the disk at once; 0: 64
 	Idle        time.Duration // after which a silent connection is closed; 0: 10 minutes
@@ -66,6 +67,8 @@ type Server struct {
 
 // New returns a server that exports nothing yet.
 func New(c Config) *Server {
+	// Anybody may connect and begin a call: what is kept of it counts a thousand times.
+	c.MaxRecord = cmp.Or(c.MaxRecord, 128<<10)
 	s := &Server{log: c.Logger}
 	s.SetExports(nil)
 	files := nfs3.New(nfs3.Config{Exports: s.exports.Load, Elsewhere: c.Elsewhere, Log: c.Logger, Readers: c.Readers})

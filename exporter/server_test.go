@@ -205,6 +205,26 @@ func TestStopsWhileConnectionsWaitAtTheGate(t *testing.T) {
 	}
 }
 
+// The largest WRITE that FSINFO allows is answered; a peer that announces far more is not listened to, lest a thousand of
+// them fill the memory.
+func TestLargestCall(t *testing.T) {
+	v := www(t)
+	_, addr := serve(t, Config{}, Export{Name: "www", Volume: v.Volume, Rules: Rules{Insecure: true}})
+	c := dial(t, addr, 0)
+	_, fh := c.mount("/www")
+	args := rpc.AppendOpaque(nil, fh)
+	args = rpc.AppendUint32(rpc.AppendUint32(rpc.AppendUint64(args, 0), 64<<10), 0)
+	if stat, rest := c.call(nfs3.Number, nfs3.Version, 7, rpc.AppendOpaque(args, make([]byte, 64<<10))); stat != 0 || rest[3] != 30 {
+		t.Errorf("WRITE of 64 KiB: accept_stat %d, status %d", stat, rest[3])
+	}
+	if _, err := c.Write(rpc.AppendUint32(nil, 1<<31|1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("after a call of 1 MiB was announced: %d bytes, %v", n, err)
+	}
+}
+
 func TestDrainAndServeAgain(t *testing.T) {
 	s, addr := serve(t, Config{}, Export{Name: "www", Volume: www(t).Volume, Rules: Rules{Insecure: true}})
 	c := dial(t, addr, 0)
