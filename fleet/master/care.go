@@ -215,10 +215,10 @@ func (c control) Recover(ctx context.Context, r console.RecoverRequest) (console
 	c.mu.Unlock()
 	rep := console.RecoverReport{ID: id.ID, Shards: []console.RecoveredShard{}, Warnings: []string{}}
 	if id.ID == "" {
-		return rep, kindError{errors.New("this disk belongs to no fleet yet: there is nothing to recover from"), console.ErrConflict}
+		return rep, console.Errorf(console.ErrConflict, "this disk belongs to no fleet yet: there is nothing to recover from")
 	}
 	if etcdErr != nil {
-		return rep, kindError{fmt.Errorf("etcd does not answer: %w", etcdErr), console.ErrNoQuorum}
+		return rep, console.Errorf(console.ErrNoQuorum, "etcd does not answer: %w", etcdErr)
 	}
 	records, err := c.ledger.Read()
 	if err != nil {

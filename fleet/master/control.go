@@ -30,16 +30,11 @@ var kinds = []struct{ is, kind error }{
 	{tree.ErrMissing, console.ErrInvalid},
 }
 
-// kindError gives an error the console's kind without changing its words.
-type kindError struct{ err, kind error }
-
-func (e kindError) Error() string   { return e.err.Error() }
-func (e kindError) Unwrap() []error { return []error{e.err, e.kind} }
-
+// kindOf gives an error the console's kind without changing its words.
 func kindOf(err error) error {
 	for _, k := range kinds {
 		if errors.Is(err, k.is) {
-			return kindError{err, k.kind}
+			return console.Errorf(k.kind, "%w", err)
 		}
 	}
 	return err
@@ -48,7 +43,7 @@ func kindOf(err error) error {
 func (c control) find(name string) (*shard, error) {
 	s, ok := c.shard(name)
 	if !ok {
-		return nil, kindError{fmt.Errorf("no shard %q: `nfs-fleet shard list` shows them", name), console.ErrNotFound}
+		return nil, console.Errorf(console.ErrNotFound, "no shard %q: `nfs-fleet shard list` shows them", name)
 	}
 	return s, nil
 }
@@ -77,7 +72,7 @@ func (c control) CreateShard(ctx context.Context, s console.Shard) (console.Shar
 	defer cancel()
 	made, err := c.registry.CreateShard(ctx, s)
 	if errors.Is(err, fleet.ErrExists) {
-		return s, kindError{fmt.Errorf("shard %s exists already: change it with `nfs-fleet shard set`", s.Name), console.ErrConflict}
+		return s, console.Errorf(console.ErrConflict, "shard %s exists already: change it with `nfs-fleet shard set`", s.Name)
 	}
 	if err != nil {
 		return s, kindOf(err)
@@ -96,7 +91,7 @@ func (c control) updateShard(ctx context.Context, name string, change func(fleet
 	for {
 		before, revision, err := c.registry.Shard(ctx, name)
 		if errors.Is(err, fleet.ErrNotFound) {
-			return before, kindError{fmt.Errorf("no shard %q: `nfs-fleet shard list` shows them", name), console.ErrNotFound}
+			return before, console.Errorf(console.ErrNotFound, "no shard %q: `nfs-fleet shard list` shows them", name)
 		}
 		if err != nil {
 			return before, kindOf(err)
@@ -123,7 +118,7 @@ func (c control) DeleteShard(ctx context.Context, name string) error {
 		return err
 	}
 	if s.source != nil {
-		return kindError{fmt.Errorf("shard %s has a source on this master, which would make it anew: leave out --source %s=… first", name, name), console.ErrConflict}
+		return console.Errorf(console.ErrConflict, "shard %s has a source on this master, which would make it anew: leave out --source %s=… first", name, name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
@@ -136,12 +131,12 @@ func (c control) DeleteShard(ctx context.Context, name string) error {
 // writable says why the fleet cannot be changed now.
 func (c control) writable() error {
 	if err := c.etcdProblem(); err != nil {
-		return kindError{fmt.Errorf("etcd does not answer: %w", err), console.ErrNoQuorum}
+		return console.Errorf(console.ErrNoQuorum, "etcd does not answer: %w", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.view.Identity.ID == "" {
-		return kindError{errors.New("etcd holds no such fleet: run `nfs-fleet recover` if it has lost its data"), console.ErrUnavailable}
+		return console.Errorf(console.ErrUnavailable, "etcd holds no such fleet: run `nfs-fleet recover` if it has lost its data")
 	}
 	return nil
 }
@@ -246,7 +241,7 @@ func (c control) Diff(ctx context.Context, name string, a, b uint64, fn func(con
 	defer c.store.Hold()()
 	known := s.replica.Status().Generations
 	if len(known) == 0 {
-		return kindError{fmt.Errorf("shard %s has no generation yet", name), console.ErrNotFound}
+		return console.Errorf(console.ErrNotFound, "shard %s has no generation yet", name)
 	}
 	if b == 0 {
 		b = known[len(known)-1].Number
@@ -261,7 +256,7 @@ func (c control) Diff(ctx context.Context, name string, a, b uint64, fn func(con
 		if i > 0 {
 			from = known[i-1].Root
 		} else if b > 1 {
-			return kindError{fmt.Errorf("the generation before %d of shard %s is not retained: name one that is", b, name), console.ErrNotFound}
+			return console.Errorf(console.ErrNotFound, "the generation before %d of shard %s is not retained: name one that is", b, name)
 		}
 	} else if g, err := pick(name, known, a); err != nil {
 		return err
@@ -282,7 +277,7 @@ func pick(shard string, known []tree.Generation, n uint64) (tree.Generation, err
 			return g, nil
 		}
 	}
-	return tree.Generation{}, kindError{fmt.Errorf("generation %d of shard %s is not retained: `nfs-fleet history %s` lists those that are", n, shard, shard), console.ErrNotFound}
+	return tree.Generation{}, console.Errorf(console.ErrNotFound, "generation %d of shard %s is not retained: `nfs-fleet history %s` lists those that are", n, shard, shard)
 }
 
 // Source implements console.Control.
@@ -292,7 +287,7 @@ func (c control) Source(ctx context.Context, name string, a console.SourceAction
 		return err
 	}
 	if s.source == nil {
-		return kindError{fmt.Errorf("this master has no source for shard %s", name), console.ErrInvalid}
+		return console.Errorf(console.ErrInvalid, "this master has no source for shard %s", name)
 	}
 	pause := func(paused bool) error {
 		_, err := c.updateShard(ctx, name, func(s fleet.Shard) fleet.Shard { s.Paused = paused; return s })
@@ -307,7 +302,7 @@ func (c control) Source(ctx context.Context, name string, a console.SourceAction
 	case console.SourceResume:
 		before := s.replica.Status()
 		if before.Source != replicator.SourcePaused {
-			return kindError{fmt.Errorf("the source of shard %s is not paused: it is %s (%s)", name, before.Source, before.Reason), console.ErrConflict}
+			return console.Errorf(console.ErrConflict, "the source of shard %s is not paused: it is %s (%s)", name, before.Source, before.Reason)
 		}
 		if err := pause(false); err != nil {
 			return err
@@ -318,7 +313,7 @@ func (c control) Source(ctx context.Context, name string, a console.SourceAction
 		_, err := s.replica.Publish(ctx, replicator.Publication{}) // takes the shard back to its source
 		return kindOf(err)
 	}
-	return kindError{fmt.Errorf("source %q: use pause, resume or rescan", a), console.ErrInvalid}
+	return console.Errorf(console.ErrInvalid, "source %q: use pause, resume or rescan", a)
 }
 
 // Healthy implements console.Control.

@@ -177,7 +177,6 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	parts.start("mounts", func(ctx context.Context) error { return m.mounts.run(ctx, m.connected) })
 	parts.start("care", m.runCare)
 	parts.start("memory", runMemory)
-	parts.start("memory", runMemory)
 	parts.start("stale", m.serveStale)
 	parts.start("nfs", func(ctx context.Context) error { return m.exporter.Serve(ctx, l.nfs) })
 	m.startPortmap(parts, l)
@@ -212,13 +211,7 @@ func (m *Master) loadIfHealthy(ctx context.Context) (fleet.View, error) {
 
 // awaitServed waits until every head of v that this master holds at all is served.
 func (m *Master) awaitServed(ctx context.Context, v fleet.View) error {
-	m.mu.Lock()
-	shards := make([]*shard, 0, len(m.shards))
-	for _, s := range m.shards {
-		shards = append(shards, s)
-	}
-	m.mu.Unlock()
-	for _, s := range shards {
+	for _, s := range m.allShards() {
 		head := v.Heads[s.name]
 		if head.Number == 0 || s.volume.State() == nil || s.replica.Status().Problem != nil {
 			continue // what it serves is all that it can: better than nothing, and no reason to shut out the others

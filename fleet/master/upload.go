@@ -2,7 +2,6 @@ package master
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -39,7 +38,7 @@ func (u *uploads) begin(shard string) (string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.open) >= maxUploads {
-		return "", kindError{fmt.Errorf("%d uploads are under way already: try again later", len(u.open)), console.ErrUnavailable}
+		return "", console.Errorf(console.ErrUnavailable, "%d uploads are under way already: try again later", len(u.open))
 	}
 	id := uuid.NewString()
 	u.open[id] = &upload{shard: shard, release: u.store.Hold(), used: time.Now()}
@@ -52,7 +51,7 @@ func (u *uploads) use(id, shard string) (done func(), err error) {
 	defer u.mu.Unlock()
 	up := u.open[id]
 	if up == nil || up.shard != shard {
-		return nil, kindError{fmt.Errorf("no upload %q for shard %s: it has ended, or lay unused for more than %s", id, shard, console.UploadIdle), console.ErrNotFound}
+		return nil, console.Errorf(console.ErrNotFound, "no upload %q for shard %s: it has ended, or lay unused for more than %s", id, shard, console.UploadIdle)
 	}
 	up.busy++
 	return func() {
