@@ -34,41 +34,35 @@ type Result struct {
 // Publish makes the source's present state, or an uploaded tree, the next generation, and returns when the head has
 // moved and this master serves it. When nothing differs from the head, nothing moves. A publish from the source adopts
 // it: from then on its changes are published by themselves.
-func (r *Replica) Publish(ctx context.Context, p Publication) (Result, error) {
-	return r.ask(ctx, func(ctx context.Context) (Result, error) {
+func (r *Replica) Publish(ctx context.Context, p Publication) (res Result, err error) {
+	err = r.ask(ctx, func(ctx context.Context) error {
 		if p.Root.IsZero() {
-			return r.publishSource(ctx, p)
+			res, err = r.publishSource(ctx, p)
+		} else {
+			res, err = r.publishUpload(ctx, p)
 		}
-		return r.publishTree(ctx, p.Root, change{source: "upload:" + p.Origin, note: p.Note})
+		return err
 	})
+	return res, err
 }
 
 // Rollback publishes the tree of an earlier generation as the next one: number 0 means the one before the head.
 // The source does not publish by itself afterwards, until Publish takes the shard back to it.
-func (r *Replica) Rollback(ctx context.Context, number uint64, note string) (Result, error) {
-	return r.ask(ctx, func(ctx context.Context) (Result, error) {
+func (r *Replica) Rollback(ctx context.Context, number uint64, note string) (res Result, err error) {
+	err = r.ask(ctx, func(ctx context.Context) error {
 		g, err := r.retained(number)
 		if err != nil {
-			return Result{}, err
+			return err
 		}
-		return r.publishTree(ctx, g.Root, change{source: RollbackSource + strconv.FormatUint(g.Number, 10), note: note})
+		res, err = r.publishTree(ctx, g.Root, change{source: RollbackSource + strconv.FormatUint(g.Number, 10), note: note})
+		return err
 	})
+	return res, err
 }
 
 // RollbackSource begins the Source of a generation that a rollback made; the number of the generation whose tree it has
 // follows.
 const RollbackSource = "rollback:"
-
-func (r *Replica) ask(ctx context.Context, fn func(context.Context) (Result, error)) (res Result, err error) {
-	if doErr := r.do(ctx, func(run context.Context) {
-		both, cancel := join(run, ctx)
-		defer cancel()
-		res, err = fn(both)
-	}); doErr != nil {
-		return Result{}, doErr
-	}
-	return res, err
-}
 
 func (r *Replica) retained(number uint64) (tree.Generation, error) {
 	if number == 0 {
@@ -136,6 +130,16 @@ func (r *Replica) publishSource(ctx context.Context, p Publication) (Result, err
 	return res, err
 }
 
+// publishUpload publishes an uploaded tree. A source that published by itself until now holds from then on.
+func (r *Replica) publishUpload(ctx context.Context, p Publication) (Result, error) {
+	before, _ := decide(r.sourceView())
+	res, err := r.publishTree(ctx, p.Root, change{source: "upload:" + p.Origin, note: p.Note})
+	if err == nil && before == SourceWatching {
+		res.Warnings = append(res.Warnings, fmt.Sprintf("the source %s is on hold now: `nfs-fleet publish %s` takes the shard back to it", r.identity(), r.cfg.Shard))
+	}
+	return res, err
+}
+
 func (r *Replica) publishTree(ctx context.Context, root tree.Digest, c change) (Result, error) {
 	return r.lead(ctx, func(ctx context.Context, head seenHead) (Result, error) {
 		if err := r.whole(ctx, root); err != nil {
@@ -146,12 +150,7 @@ func (r *Replica) publishTree(ctx context.Context, root tree.Digest, c change) (
 			return Result{}, fmt.Errorf("read tree %s: %w", root, err)
 		}
 		c.root = tree.Observed{Entry: entry}
-		watched, _ := decide(r.sourceView())
-		res, err := r.advance(ctx, head, lister, c)
-		if err == nil && watched == SourceWatching && !strings.HasPrefix(c.source, RollbackSource) {
-			res.Warnings = append(res.Warnings, fmt.Sprintf("the source %s is on hold now: `nfs-fleet publish %s` takes the shard back to it", r.identity(), r.cfg.Shard))
-		}
-		return res, err
+		return r.advance(ctx, head, lister, c)
 	})
 }
 
@@ -174,11 +173,8 @@ func (r *Replica) whole(ctx context.Context, root tree.Digest) error {
 // of the term brought about says so.
 func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (Result, error)) (Result, error) {
 	began := time.Now()
-	if r.term == nil {
-		return Result{}, fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrNoTerm)
-	}
-	if err := r.term.Check(); err != nil {
-		return Result{}, fmt.Errorf("shard %s: %w: %w", r.cfg.Shard, ErrNoTerm, err)
+	if err := r.leads(); err != nil {
+		return Result{}, err
 	}
 	ctx, cancel := join(ctx, r.term.Context())
 	defer cancel()
@@ -191,6 +187,17 @@ func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (
 		r.tellPublished(res)
 	}
 	return res, err
+}
+
+// leads returns an error that wraps ErrNoTerm unless this master leads the shard now.
+func (r *Replica) leads() error {
+	if r.term == nil {
+		return fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrNoTerm)
+	}
+	if err := r.term.Check(); err != nil {
+		return fmt.Errorf("shard %s: %w: %w", r.cfg.Shard, ErrNoTerm, err)
+	}
+	return nil
 }
 
 func (r *Replica) leading(ctx context.Context, fn func(context.Context, seenHead) (Result, error)) (Result, error) {
@@ -262,8 +269,8 @@ func (r *Replica) move(ctx context.Context, head seenHead, next tree.Generation)
 		return err
 	}
 	r.maxima = Maxima{r.maxima.Generation, max(r.maxima.NextIno, next.NextIno), max(r.maxima.Epoch, next.Epoch)}
-	if err := r.term.Check(); err != nil {
-		return fmt.Errorf("%w: %w", ErrNoTerm, err)
+	if err := r.leads(); err != nil {
+		return err
 	}
 	err := r.cfg.Heads.Move(ctx, r.term.Epoch(), head.revision, next, r.oldest(next))
 	now, revision, headErr := r.cfg.Heads.Head(ctx)

@@ -11,23 +11,16 @@ import (
 // as a new generation, numbered above everything that this disk has seen, with no ino issued twice. It needs a term.
 // When etcd's head is at least as new, nothing moves.
 func (r *Replica) Recover(ctx context.Context) (before, after tree.Generation, err error) {
-	doErr := r.do(ctx, func(run context.Context) {
-		both, cancel := join(run, ctx)
-		defer cancel()
-		before, after, err = r.recover(both)
+	err = r.ask(ctx, func(ctx context.Context) error {
+		before, after, err = r.recover(ctx)
+		return err
 	})
-	if doErr != nil {
-		return before, after, doErr
-	}
 	return before, after, err
 }
 
 func (r *Replica) recover(ctx context.Context) (before, after tree.Generation, err error) {
-	if r.term == nil {
-		return before, after, fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrNoTerm)
-	}
-	if err := r.term.Check(); err != nil {
-		return before, after, fmt.Errorf("shard %s: %w: %w", r.cfg.Shard, ErrNoTerm, err)
+	if err := r.leads(); err != nil {
+		return before, after, err
 	}
 	before, revision, err := r.cfg.Heads.Head(ctx)
 	if err != nil {

@@ -15,17 +15,13 @@ func (r *Replica) Repair(ctx context.Context) error {
 	if r.cfg.Source == nil {
 		return fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrNoSource)
 	}
-	var err error
-	if doErr := r.do(ctx, func(run context.Context) {
-		both, cancel := join(run, ctx)
-		defer cancel()
-		if err = r.reread(both); err == nil && r.head().Number > 0 && r.whole(both, r.head().Root) != nil {
-			_, err = r.rebuild(both)
+	return r.ask(ctx, func(ctx context.Context) error {
+		if err := r.reread(ctx); err != nil || r.head().Number == 0 || r.whole(ctx, r.head().Root) == nil {
+			return err
 		}
-	}); doErr != nil {
-		return doErr
-	}
-	return err
+		_, err := r.rebuild(ctx)
+		return err
+	})
 }
 
 // reread merges the source onto nothing, for the content that is put while it is listed.

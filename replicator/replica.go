@@ -104,7 +104,6 @@ type Replica struct {
 	settings    Settings
 	maxima      Maxima
 	generations []tree.Generation // retained, oldest first; the last one is served
-	revision    int64             // of the head in etcd that generations' last is
 	confirmed   bool              // etcd has named the served generation as its head since the start
 	undecided   bool              // a move may or may not have happened: etcd has not been asked since
 	problem     error             // why the head in etcd is not served
@@ -121,7 +120,6 @@ type Replica struct {
 // inputs are the latest values; an older one that was never looked at is of no interest.
 type inputs struct {
 	term     Term
-	termSet  bool
 	head     *seenHead
 	settings *Settings
 }
@@ -163,7 +161,7 @@ func New(ctx context.Context, c Config) *Replica {
 
 // SetTerm tells that this master's leadership of the shard began; a later term replaces an earlier one.
 func (r *Replica) SetTerm(t Term) {
-	r.tell(func(in *inputs) { in.term, in.termSet = t, true })
+	r.tell(func(in *inputs) { in.term = t })
 }
 
 // SetHead tells what etcd says the head is: the zero Generation and revision 0 before the first publish.
@@ -228,6 +226,19 @@ func (r *Replica) do(ctx context.Context, fn func(ctx context.Context)) error {
 	return nil
 }
 
+// ask runs fn in Run's goroutine, under a context that ends with Run's and with the caller's, and returns its error.
+func (r *Replica) ask(ctx context.Context, fn func(ctx context.Context) error) error {
+	var err error
+	if doErr := r.do(ctx, func(run context.Context) {
+		both, cancel := join(run, ctx)
+		defer cancel()
+		err = fn(both)
+	}); doErr != nil {
+		return doErr
+	}
+	return err
+}
+
 // take looks at what others have told.
 func (r *Replica) take(ctx context.Context) {
 	r.mu.Lock()
@@ -240,12 +251,12 @@ func (r *Replica) take(ctx context.Context) {
 	if in.head != nil {
 		r.observe(ctx, *in.head)
 	}
-	if in.termSet {
+	if in.term != nil {
 		r.term = in.term
 		r.log.Info().Int64("epoch", in.term.Epoch()).Msg("leading")
 	}
 	r.publishStatus() // what follows may read a whole source
-	if in.termSet || in.head != nil || in.settings != nil {
+	if in.term != nil || in.head != nil || in.settings != nil {
 		r.publishIfAllowed(ctx)
 	}
 }
@@ -266,7 +277,7 @@ func (r *Replica) observe(ctx context.Context, h seenHead) {
 			return
 		}
 	}
-	r.revision, r.confirmed = h.revision, true
+	r.confirmed = true
 	r.setProblem(r.unreadable)
 }
 
