@@ -670,8 +670,9 @@ func TestLedgerComesFirst(t *testing.T) {
 	b.volume.set(nil)
 	g, rev, _ := b.heads.Head(t.Context())
 	b.replica.SetHead(g, rev) // the periodic re-read
-	<-b.flipped
-	<-b.flipped
+	if err := b.replica.do(t.Context(), func(context.Context) {}); err != nil { // after what it was told
+		t.Fatal(err)
+	}
 	if st := b.replica.Status(); st.Head.Number != 2 || st.Problem != nil {
 		t.Errorf("serves %d, problem %v; want 2 and none", st.Head.Number, st.Problem)
 	}
