@@ -2,103 +2,23 @@ package election
 
 import (
 	"context"
-	"fmt"
-	"net"
-	"net/url"
 	"os"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
+	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 )
 
 // shared is one real etcd for all tests of the package; each test has a fleet of its own in it.
-var shared *server
+var shared *etcdtest.Server
 
-func TestMain(m *testing.M) {
-	code, err := withEtcd(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func withEtcd(m *testing.M) (int, error) {
-	dir, err := os.MkdirTemp("", "election-etcd-")
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
-	if shared, err = startServer(dir, freeURL(), freeURL()); err != nil {
-		return 0, err
-	}
-	defer shared.etcd.Close()
-	return m.Run(), nil
-}
+func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m, func(s *etcdtest.Server) { shared = s })) }
 
 // SharedEndpoint is for the tests that see the package from outside.
-func SharedEndpoint() string { return shared.client.String() }
-
-// server is an etcd in this process.
-type server struct {
-	etcd         *embed.Etcd
-	client, peer url.URL
-}
-
-func startServer(dir string, client, peer url.URL) (*server, error) {
-	c := embed.NewConfig()
-	c.Dir, c.UnsafeNoFsync = dir, true
-	c.AuthTokenTTL, c.BcryptCost = 1, 4 // seconds; the test with users waits for it
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
-	c.InitialCluster = c.InitialClusterFromName(c.Name)
-	e, err := embed.StartEtcd(c)
-	if err != nil {
-		return nil, err
-	}
-	<-e.Server.ReadyNotify()
-	return &server{e, client, peer}, nil
-}
-
-func freeURL() url.URL {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	defer l.Close()
-	return url.URL{Scheme: "http", Host: l.Addr().String()}
-}
-
-// ownServer starts an etcd for a test that does something to it.
-func ownServer(t *testing.T, dir string) *server {
-	t.Helper()
-	s, err := startServer(dir, freeURL(), freeURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.etcd.Close() })
-	return s
-}
-
-func dial(t testing.TB, endpoints ...string) *clientv3.Client {
-	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-var fleets atomic.Int64
+func SharedEndpoint() string { return shared.URL() }
 
 // newPrefix returns the prefix of a fleet that nobody else uses.
-func newPrefix() string { return fmt.Sprintf("/nfs-fleet/t%d/", fleets.Add(1)) }
+func newPrefix() string { return "/nfs-fleet/" + etcdtest.FleetName() + "/" }
 
 // node is a running election of a test.
 type node struct {
@@ -173,8 +93,8 @@ func (n *node) until(what string, is func() bool) {
 func etcdNode(t testing.TB, prefix, master string, endpoints ...string) *node {
 	t.Helper()
 	if len(endpoints) == 0 {
-		endpoints = []string{shared.client.String()}
+		endpoints = []string{shared.URL()}
 	}
-	e, err := New(Config{Client: dial(t, endpoints...), Prefix: prefix, Master: master, TTL: MinTTL})
+	e, err := New(Config{Client: etcdtest.Dial(t, endpoints...), Prefix: prefix, Master: master, TTL: MinTTL})
 	return run(t, e, err)
 }

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 
 	"github.com/nfs-fleet/nfs-fleet/election"
 	"github.com/nfs-fleet/nfs-fleet/election/electiontest"
+	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 )
 
 var clusters atomic.Int64
@@ -22,7 +22,7 @@ func newPrefix() string { return fmt.Sprintf("/nfs-fleet/suite%d/", clusters.Add
 
 func TestEtcd(t *testing.T) {
 	electiontest.Suite(t, func(t *testing.T) electiontest.Cluster {
-		return &etcdCluster{prefix: newPrefix(), admin: dial(t, election.SharedEndpoint()), proxies: map[string]*election.Proxy{}}
+		return &etcdCluster{prefix: newPrefix(), admin: etcdtest.Dial(t, election.SharedEndpoint()), proxies: map[string]*election.Proxy{}}
 	})
 }
 
@@ -30,15 +30,6 @@ func TestMemory(t *testing.T) {
 	electiontest.Suite(t, func(t *testing.T) electiontest.Cluster {
 		return &memoryCluster{newPrefix(), election.NewMemory()}
 	})
-}
-
-func dial(t *testing.T, endpoint string) *clientv3.Client {
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
 }
 
 // etcdCluster reaches a real etcd through one proxy a master.
@@ -67,7 +58,7 @@ func (c *etcdCluster) proxy(t *testing.T, master string) *election.Proxy {
 
 func (c *etcdCluster) Elect(t *testing.T, config election.Config) election.Election {
 	t.Helper()
-	config.Client, config.TTL = dial(t, c.proxy(t, config.Master).URL()), election.MinTTL
+	config.Client, config.TTL = etcdtest.Dial(t, c.proxy(t, config.Master).URL()), election.MinTTL
 	e, err := election.New(config)
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +131,7 @@ func (c *memoryCluster) Revoke(t *testing.T, lease int64) {
 }
 
 func TestNewRefusesWhatCannotWork(t *testing.T) {
-	client := dial(t, election.SharedEndpoint())
+	client := etcdtest.Dial(t, election.SharedEndpoint())
 	good := election.Config{Client: client, Prefix: "/nfs-fleet/x/", Master: "m1"}
 	if _, err := election.New(good); err != nil {
 		t.Errorf("defaults: %v", err)

@@ -10,6 +10,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 )
 
 // The traps of etcd and its client that the design names, each on a real etcd.
@@ -21,7 +23,7 @@ func backendOf(e Election) *etcd { return e.(*loop).backend.(*etcd) }
 
 func key(t *testing.T, key string) (created int64) {
 	t.Helper()
-	resp, err := dial(t, shared.client.String()).Get(t.Context(), key)
+	resp, err := shared.Dial(t).Get(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,8 +36,8 @@ func key(t *testing.T, key string) (created int64) {
 // A silent endpoint: gRPC's own probes take far longer than a lease lives.
 func TestASilentEndpointCostsNoTerm(t *testing.T) {
 	t.Parallel()
-	silent := NewProxy(t, shared.client.Host)
-	client := dial(t, silent.URL(), shared.client.String())
+	silent := NewProxy(t, shared.Host())
+	client := etcdtest.Dial(t, silent.URL(), shared.URL())
 	e, err := New(Config{Client: client, Prefix: newPrefix(), Master: "m1", TTL: MinTTL})
 	if err != nil {
 		t.Fatal(err)
@@ -51,13 +53,13 @@ func TestASilentEndpointCostsNoTerm(t *testing.T) {
 	deadline := term.Deadline()
 	n.until("renewed at the next endpoint", func() bool {
 		ep, err := endpointsOf(n).present()
-		return err == nil && ep.address == shared.client.String() && time.Until(term.Deadline()) > time.Until(deadline) || pollAgain()
+		return err == nil && ep.address == shared.URL() && time.Until(term.Deadline()) > time.Until(deadline) || pollAgain()
 	})
 	if err := term.Check(); err != nil || n.Lease().ID != id || !time.Now().Before(deadline) {
 		t.Errorf("%v; lease %x after %x; %s left of the first deadline", err, n.Lease().ID, id, time.Until(deadline))
 	}
 	// All of it goes there, the watch too.
-	if _, err := dial(t, shared.client.String()).Delete(t.Context(), term.Key()); err != nil {
+	if _, err := shared.Dial(t).Delete(t.Context(), term.Key()); err != nil {
 		t.Fatal(err)
 	}
 	if err := cause(t, term); !errors.Is(err, ErrDeposed) {
@@ -76,7 +78,7 @@ func TestAnEndpointThatNeverAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	e, err := New(Config{Client: dial(t, "http://"+silent.Addr().String(), shared.client.String()), Prefix: newPrefix(), Master: "m1", TTL: MinTTL})
+	e, err := New(Config{Client: etcdtest.Dial(t, "http://"+silent.Addr().String(), shared.URL()), Prefix: newPrefix(), Master: "m1", TTL: MinTTL})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,28 +90,25 @@ func TestAnEndpointThatNeverAnswers(t *testing.T) {
 // The lease outlives an outage of etcd, and its ID with it; terms end meanwhile.
 func TestTheLeaseSurvivesAnOutageOfEtcd(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	s := ownServer(t, dir)
-	n := etcdNode(t, newPrefix(), "m1", s.client.String())
+	s := etcdtest.New(t)
+	n := etcdNode(t, newPrefix(), "m1", s.URL())
 	n.Stand("www", false)
 	term, id := n.term(), n.Lease().ID
-	s.etcd.Close()
+	s.Stop()
 	if err := cause(t, term); !errors.Is(err, ErrLeaseLost) {
 		t.Error(err)
 	}
 	if l := n.Lease(); l.Alive || l.ID != id {
 		t.Errorf("without etcd: %+v", l)
 	}
-	again, err := startServer(dir, s.client, s.peer)
-	if err != nil {
+	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s.etcd = again.etcd // what the clean-up closes
 	next := n.term()
 	if n.Lease().ID != id || next.Epoch() != term.Epoch() {
 		t.Errorf("lease %x after %x, epoch %d after %d: the outage cost the leadership", n.Lease().ID, id, next.Epoch(), term.Epoch())
 	}
-	resp, err := dial(t, s.client.String()).Get(t.Context(), next.Key())
+	resp, err := s.Dial(t).Get(t.Context(), next.Key())
 	if err != nil || len(resp.Kvs) != 1 || resp.Kvs[0].CreateRevision != next.Epoch() || resp.Kvs[0].Lease != id {
 		t.Errorf("a term without its key: %v, %v", resp, err)
 	}
@@ -119,8 +118,8 @@ func TestTheLeaseSurvivesAnOutageOfEtcd(t *testing.T) {
 // at the worst moments: while the claim is under way, and directly after.
 func TestNoTermWithoutAKey(t *testing.T) {
 	t.Parallel()
-	prefix, admin := newPrefix(), dial(t, shared.client.String())
-	e, err := New(Config{Client: dial(t, shared.client.String()), Prefix: prefix, Master: "m1", TTL: MinTTL})
+	prefix, admin := newPrefix(), shared.Dial(t)
+	e, err := New(Config{Client: shared.Dial(t), Prefix: prefix, Master: "m1", TTL: MinTTL})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +165,7 @@ func TestNoTermWithoutAKey(t *testing.T) {
 // The lease is gone in etcd although its deadline is ahead.
 func TestARevokedLeaseIsNoticed(t *testing.T) {
 	t.Parallel()
-	e, err := New(Config{Client: dial(t, shared.client.String()), Prefix: newPrefix(), Master: "m1", TTL: MinTTL})
+	e, err := New(Config{Client: shared.Dial(t), Prefix: newPrefix(), Master: "m1", TTL: MinTTL})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +177,7 @@ func TestARevokedLeaseIsNoticed(t *testing.T) {
 	n := run(t, e, nil)
 	term, id := n.term(), n.Lease().ID
 	f.on("read", silence)
-	if _, err := dial(t, shared.client.String()).Revoke(t.Context(), clientv3.LeaseID(id)); err != nil {
+	if _, err := shared.Dial(t).Revoke(t.Context(), clientv3.LeaseID(id)); err != nil {
 		t.Fatal(err)
 	}
 	deadline := term.Deadline()
@@ -197,9 +196,9 @@ func TestARevokedLeaseIsNoticed(t *testing.T) {
 // A watch from a revision that etcd has compacted away is refused, and costs neither the endpoint nor a change.
 func TestAWatchOfACompactedRevision(t *testing.T) {
 	t.Parallel()
-	s := ownServer(t, t.TempDir())
-	client := dial(t, s.client.String())
-	e, err := New(Config{Client: dial(t, s.client.String()), Prefix: newPrefix(), Master: "m1", TTL: MinTTL})
+	s := etcdtest.New(t)
+	client := s.Dial(t)
+	e, err := New(Config{Client: s.Dial(t), Prefix: newPrefix(), Master: "m1", TTL: MinTTL})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,8 +247,8 @@ func TestAWatchOfACompactedRevision(t *testing.T) {
 // With etcd's users on, tokens run out; the client has to fetch new ones, on a long-lived stream as well.
 func TestTokensRunOut(t *testing.T) {
 	t.Parallel()
-	s := ownServer(t, t.TempDir())
-	admin := dial(t, s.client.String())
+	s := etcdtest.New(t)
+	admin := s.Dial(t)
 	ctx := t.Context()
 	for _, err := range []error{
 		second(admin.UserAdd(ctx, "root", "secret")), second(admin.RoleAdd(ctx, "root")), second(admin.UserGrantRole(ctx, "root", "root")),
@@ -259,7 +258,7 @@ func TestTokensRunOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.client.String()}, Username: "root", Password: "secret", Logger: zap.NewNop()})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.URL()}, Username: "root", Password: "secret", Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +313,7 @@ func pollAgain() bool {
 func TestAWriteOnEtcd(t *testing.T) {
 	t.Parallel()
 	prefix, ctx := newPrefix(), t.Context()
-	b := newEtcd(dial(t, shared.client.String()), prefix, "m1")
+	b := newEtcd(shared.Dial(t), prefix, "m1")
 	defer b.close(ctx)
 	testWrite(t, b, prefix)
 }
