@@ -30,6 +30,8 @@ var order = [][]string{
 	{"fleet/dns"},
 	{"fleet/spread"},
 	{"fleet"},
+	{"fleet/etcd"},
+	{"fleet/trust"},
 	{"election"},
 	{"replicator"},
 	{"replicator/peer"},
