@@ -1,0 +1,56 @@
+package etcd
+
+import (
+	"sync/atomic"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/zap/zapcore"
+)
+
+// zapCore writes what etcd logs through zap to a zerolog.Logger, one level lower: what etcd calls information is debug
+// output to the operator of a fleet.
+type zapCore struct {
+	log     zerolog.Logger
+	closing *atomic.Bool // what goes wrong while etcd is being closed is no news
+}
+
+var zapLevels = map[zapcore.Level]zerolog.Level{
+	zapcore.DebugLevel: zerolog.TraceLevel, zapcore.InfoLevel: zerolog.DebugLevel, zapcore.WarnLevel: zerolog.DebugLevel,
+	zapcore.ErrorLevel: zerolog.WarnLevel, zapcore.DPanicLevel: zerolog.ErrorLevel, zapcore.PanicLevel: zerolog.ErrorLevel, zapcore.FatalLevel: zerolog.ErrorLevel,
+}
+
+// level is what etcd's level means to an operator.
+func (c zapCore) level(l zapcore.Level) zerolog.Level {
+	if c.closing.Load() {
+		return zerolog.DebugLevel
+	}
+	return zapLevels[l]
+}
+
+func (c zapCore) Enabled(l zapcore.Level) bool { return c.level(l) >= c.log.GetLevel() }
+
+func (c zapCore) With(fields []zapcore.Field) zapcore.Core {
+	return zapCore{c.log.With().Fields(flatten(fields)).Logger(), c.closing}
+}
+
+func (c zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+func (c zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	c.log.WithLevel(c.level(e.Level)).Str("part", "etcd").Fields(flatten(fields)).Msg(e.Message)
+	return nil
+}
+
+func (c zapCore) Sync() error { return nil }
+
+func flatten(fields []zapcore.Field) map[string]any {
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range fields {
+		f.AddTo(enc)
+	}
+	return enc.Fields
+}
