@@ -62,6 +62,20 @@ func exchanges() []exchange {
 			"verify {Shard:www Repair:true}", func(f *fake) any { return f.verified }},
 		{"Recover", func(ctx context.Context, c Control) (any, error) { return c.Recover(ctx, RecoverRequest{true}) },
 			"recover {DryRun:true}", func(f *fake) any { return f.found }},
+		{"Lead", func(ctx context.Context, c Control) (any, error) { return ok(c.Lead(ctx, "www", "m2")) }, "lead www m2", nothing},
+		{"RecoverShard", func(ctx context.Context, c Control) (any, error) {
+			return c.RecoverShard(ctx, "www", RecoverShardRequest{true})
+		}, "recover shard www {AcceptLoss:true}", func(f *fake) any { return f.lost }},
+		{"Masters", func(ctx context.Context, c Control) (any, error) { return c.Masters(ctx) }, "masters", func(f *fake) any { return f.status.Masters }},
+		{"Self", func(ctx context.Context, c Control) (any, error) { return c.Self(ctx) }, "self", func(f *fake) any { return f.status.Masters[0] }},
+		{"Drain", func(ctx context.Context, c Control) (any, error) { return ok(c.Drain(ctx, "m2")) }, "drain m2", nothing},
+		{"Undrain", func(ctx context.Context, c Control) (any, error) { return ok(c.Undrain(ctx, "m2")) }, "undrain m2", nothing},
+		{"RemoveMaster", func(ctx context.Context, c Control) (any, error) { return ok(c.RemoveMaster(ctx, "m2")) }, "remove m2", nothing},
+		{"CreateToken", func(ctx context.Context, c Control) (any, error) {
+			return c.CreateToken(ctx, TokenRequest{TokenPublish, []string{"www"}, forever, "n"})
+		}, "token {Kind:publish Shards:[www] TTL:3600000000000 Note:n}", func(f *fake) any { return f.made }},
+		{"Tokens", func(ctx context.Context, c Control) (any, error) { return c.Tokens(ctx) }, "tokens", func(f *fake) any { return []Token{f.made.Token} }},
+		{"RevokeToken", func(ctx context.Context, c Control) (any, error) { return ok(c.RevokeToken(ctx, "t/1 ?")) }, "revoke t/1 ?", nothing},
 		{"BeginUpload", func(ctx context.Context, c Control) (any, error) { return c.BeginUpload(ctx, "www") }, "begin www", func(*fake) any { return "u/1 ?" }},
 		{"Missing", func(ctx context.Context, c Control) (any, error) {
 			return c.Missing(ctx, "www", "u/1 ?", []tree.Digest{root})

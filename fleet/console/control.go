@@ -38,6 +38,34 @@ type Control interface {
 	// Source pauses or resumes a shard's source, or has it read in full.
 	Source(ctx context.Context, shard string, a SourceAction) error
 
+	// Lead hands the leadership of a shard over to a master, and returns when that one leads. ErrConflict: the master
+	// cannot lead it, because it is draining, lost, or not in step.
+	Lead(ctx context.Context, shard, master string) error
+	// RecoverShard publishes the newest tree that the living masters still hold whole as the next generation of a shard
+	// whose head none of them holds. Without AcceptLoss it only reports what would be lost. ErrConflict: the head is
+	// held, and there is nothing to recover.
+	RecoverShard(ctx context.Context, shard string, r RecoverShardRequest) (RecoverShardReport, error)
+
+	// Masters describes every master of the fleet, the lost ones too, sorted by name.
+	Masters(ctx context.Context) ([]MasterStatus, error)
+	// Self describes the answering master alone, in full. It asks nobody else.
+	Self(ctx context.Context) (MasterStatus, error)
+	// Drain takes a master's leaderships away and keeps them away, after a restart too, until Undrain. It returns when
+	// the master leads nothing. A lost master can be drained; draining one twice is no error.
+	Drain(ctx context.Context, master string) error
+	// Undrain lets a drained master lead again. One that is not drained is no error.
+	Undrain(ctx context.Context, master string) error
+	// RemoveMaster takes a master out of the fleet for good: its data directory can never join again. ErrConflict: it is
+	// alive and not drained, or the last one.
+	RemoveMaster(ctx context.Context, master string) error
+
+	// CreateToken makes a token. Its text is in the answer and nowhere else: the fleet keeps a hash.
+	CreateToken(ctx context.Context, r TokenRequest) (TokenMade, error)
+	// Tokens returns the tokens that have not expired, sorted by the time of their making.
+	Tokens(ctx context.Context) ([]Token, error)
+	// RevokeToken ends a token now. ErrNotFound: there is none of that id, or it was used up.
+	RevokeToken(ctx context.Context, id string) error
+
 	// Verify reads and hashes what this master's store holds. Cancelling ctx stops it.
 	Verify(ctx context.Context, r VerifyRequest, progress func(Progress)) (VerifyReport, error)
 	// Recover writes identity, shards and heads into an etcd that has lost them, from this master's disk.
@@ -102,6 +130,7 @@ type PublishRequest struct {
 	Root   tree.Digest `json:"root,omitzero"`    // an uploaded root object; zero: the configured source
 	Upload string      `json:"upload,omitempty"` // the id under which Root was uploaded
 	Origin string      `json:"origin,omitempty"` // where an uploaded tree came from: "host:/dir"
+	Caller Caller      `json:"-"`                // who asks; the server fills it in
 }
 
 // RollbackRequest says which generation to go back to.
@@ -109,6 +138,7 @@ type RollbackRequest struct {
 	Generation uint64 `json:"generation,omitempty"` // 0: the one before the head
 	Note       string `json:"note,omitempty"`
 	Wait       bool   `json:"wait,omitempty"`
+	Caller     Caller `json:"-"` // who asks; the server fills it in
 }
 
 // SourceAction is what a shard's source can be told.

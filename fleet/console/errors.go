@@ -16,8 +16,13 @@ var (
 	ErrNoLeader    = errors.New("no leader")      // no master leads the shard now, or another one does
 	ErrNoQuorum    = errors.New("no etcd quorum") // nothing can be changed now; serving goes on
 	ErrUnavailable = errors.New("unavailable")    // this master cannot do it now: it starts, drains, or has no space
-	ErrForbidden   = errors.New("forbidden")      // the request came by way of a browser from another site
-	ErrUnreachable = errors.New("no answer")      // the client had no HTTP answer
+	// ErrUnauthorized: there is no token with the request, or one that is unknown, expired or revoked.
+	ErrUnauthorized = errors.New("unauthorized")
+	// ErrForbidden: the caller may not do that, or the request came by way of a browser from another site.
+	ErrForbidden = errors.New("forbidden")
+	// ErrGone: the upload has ended, or lies at a master that leads the shard no more. Begin anew.
+	ErrGone        = errors.New("gone")
+	ErrUnreachable = errors.New("no answer") // the client had no HTTP answer
 )
 
 // kinds is the one table between sentinels, their names in JSON and their HTTP status codes.
@@ -32,7 +37,9 @@ var kinds = []struct {
 	{ErrNoLeader, "no_leader", http.StatusServiceUnavailable},
 	{ErrNoQuorum, "no_quorum", http.StatusServiceUnavailable},
 	{ErrUnavailable, "unavailable", http.StatusServiceUnavailable},
+	{ErrUnauthorized, "unauthorized", http.StatusUnauthorized},
 	{ErrForbidden, "forbidden", http.StatusForbidden},
+	{ErrGone, "gone", http.StatusGone},
 	{context.Canceled, "cancelled", 499}, // nobody is left to read it; nginx's number, for the log
 	{context.DeadlineExceeded, "timeout", http.StatusGatewayTimeout},
 }

@@ -33,6 +33,8 @@ type fake struct {
 	verified VerifyReport
 	found    RecoverReport
 	result   Published
+	made     TokenMade
+	lost     RecoverShardReport
 	op       func(ctx context.Context, progress func(Progress)) error
 }
 
@@ -112,6 +114,43 @@ func (f *fake) Recover(_ context.Context, r RecoverRequest) (RecoverReport, erro
 	return f.found, f.asked("recover %+v", r)
 }
 
+func (f *fake) Lead(_ context.Context, shard, master string) error {
+	return f.asked("lead %s %s", shard, master)
+}
+
+func (f *fake) RecoverShard(_ context.Context, shard string, r RecoverShardRequest) (RecoverShardReport, error) {
+	return f.lost, f.asked("recover shard %s %+v", shard, r)
+}
+
+func (f *fake) Masters(context.Context) ([]MasterStatus, error) {
+	return f.status.Masters, f.asked("masters")
+}
+
+func (f *fake) Self(context.Context) (MasterStatus, error) {
+	err := f.asked("self")
+	if len(f.status.Masters) == 0 {
+		return MasterStatus{}, err
+	}
+	return f.status.Masters[0], err
+}
+
+func (f *fake) Drain(_ context.Context, master string) error   { return f.asked("drain %s", master) }
+func (f *fake) Undrain(_ context.Context, master string) error { return f.asked("undrain %s", master) }
+
+func (f *fake) RemoveMaster(_ context.Context, master string) error {
+	return f.asked("remove %s", master)
+}
+
+func (f *fake) CreateToken(_ context.Context, r TokenRequest) (TokenMade, error) {
+	return f.made, f.asked("token %+v", r)
+}
+
+func (f *fake) Tokens(context.Context) ([]Token, error) {
+	return []Token{f.made.Token}, f.asked("tokens")
+}
+
+func (f *fake) RevokeToken(_ context.Context, id string) error { return f.asked("revoke %s", id) }
+
 func (f *fake) BeginUpload(_ context.Context, shard string) (string, error) {
 	return "u/1 ?", f.asked("begin %s", shard)
 }
@@ -167,9 +206,9 @@ func newFake() *fake {
 				Source: SourceStatus{"m1:/srv/www", "paused", "why", true, 9, epoch, epoch, "e", []string{"w"}},
 			}},
 			Masters: []MasterStatus{{
-				Name: "m1", State: "serving", Self: true, Version: "v1", Addresses: Addresses{"10.0.0.1:2049", "127.0.0.1:7049"}, StartedAt: epoch,
-				LeaseAgeMS: 10, LeaseTTLMS: 5000, Serves: map[string]uint64{"www": 41}, Sources: []string{"www"}, Clients: 10,
-				Store: &StoreStatus{1, 2, 3, 4, 5, 6},
+				Name: "m1", Instance: "i", State: "serving", Self: true, Version: "v1", Addresses: Addresses{"10.0.0.1:2049", "127.0.0.1:7049", "10.0.0.1:7050"},
+				StartedAt: epoch, LostSince: epoch, LeaseAgeMS: 10, LeaseTTLMS: 5000, EtcdRole: "voter", Leads: 7, Serves: map[string]uint64{"www": 41},
+				Lag: map[string]uint64{"www": 1}, Sources: []string{"www"}, Clients: 10, Store: &StoreStatus{1, 2, 3, 4, 5, 6},
 			}},
 			Warnings: []string{"1 copy of 2"},
 		},
@@ -180,8 +219,10 @@ func newFake() *fake {
 			{Op: "removed", Path: "gone", Old: &Node{Type: "fifo"}},
 		},
 		verified: VerifyReport{Objects: 1, Bytes: 2, Bad: []tree.Digest{d}, Missing: []MissingObject{{"www", 42, d}}, Repaired: 1, TookMS: 3},
+		made:     TokenMade{Token{"t/1 ?", TokenPublish, []string{"www"}, epoch, epoch, "root", "n"}, "nfp1_x"},
+		lost:     RecoverShardReport{"www", 42, 41, epoch, "m2", 43, []string{"w"}},
 		found:    RecoverReport{ID: "cafe", Shards: []RecoveredShard{{"www", s.FSID, "raised", 41, 42, 99}}, Warnings: []string{"w"}},
-		result:   Published{Generation: g, Shard: "www", Changed: true, Added: 1, Modified: 2, Removed: 3, Warnings: []string{"w"}, TookMS: 4},
+		result:   Published{Generation: g, Shard: "www", Changed: true, Added: 1, Modified: 2, Removed: 3, ServedBy: []string{"m1"}, Warnings: []string{"w"}, TookMS: 4},
 	}
 }
 

@@ -32,13 +32,7 @@ func listed[T any](s []T) []T {
 func (a *api) status(w http.ResponseWriter, r *http.Request) error {
 	st, err := a.control.Status(r.Context())
 	st.Shards, st.Warnings, st.Etcd.Endpoints = listed(st.Shards), listed(st.Warnings), listed(st.Etcd.Endpoints)
-	st.Masters = append([]MasterStatus{}, st.Masters...) // the Control may keep its own
-	for i := range st.Masters {
-		m := &st.Masters[i]
-		if m.Sources = listed(m.Sources); m.Serves == nil {
-			m.Serves = map[string]uint64{}
-		}
-	}
+	st.Masters = wholeMasters(st.Masters)
 	return answer(w, st, err)
 }
 

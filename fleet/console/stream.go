@@ -122,6 +122,13 @@ func readBody(w http.ResponseWriter, r *http.Request, into any) error {
 	return http.NewResponseController(w).SetReadDeadline(time.Time{})
 }
 
+// patient lifts the deadlines of a request whose answer may take long.
+func patient(w http.ResponseWriter) {
+	ctl := http.NewResponseController(w)
+	_ = ctl.SetReadDeadline(time.Time{}) // a connection that has no deadlines needs none lifted
+	_ = ctl.SetWriteDeadline(time.Time{})
+}
+
 // writeJSON answers with one JSON value. Errors are not returned: when writing fails the client is gone.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))

@@ -16,7 +16,7 @@ type Status struct {
 	Time     time.Time      `json:"time"` // the answering master's clock
 	Etcd     EtcdStatus     `json:"etcd"`
 	Shards   []ShardStatus  `json:"shards"`  // by name
-	Masters  []MasterStatus `json:"masters"` // by name; the answering master is always one of them
+	Masters  []MasterStatus `json:"masters"` // by name, the lost ones too; the answering master is always one of them
 	Warnings []string       `json:"warnings"`
 }
 
@@ -67,38 +67,6 @@ type SourceStatus struct {
 	Warnings []string  `json:"warnings,omitempty"` // of the last publish from this source
 }
 
-// MasterStatus is one living master.
-type MasterStatus struct {
-	Name       string            `json:"name"`
-	State      string            `json:"state"` // starting, serving, draining
-	Self       bool              `json:"self"`  // the answering master; only it fills in store, clients and lease_age_ms
-	Version    string            `json:"version"`
-	Addresses  Addresses         `json:"addresses"`
-	StartedAt  time.Time         `json:"started_at"`
-	LeaseAgeMS int64             `json:"lease_age_ms"` // since the last confirmed renewal; -1: no lease, or unknown
-	LeaseTTLMS int64             `json:"lease_ttl_ms"`
-	Serves     map[string]uint64 `json:"serves"` // shard to generation
-	Sources    []string          `json:"sources"`
-	Clients    int               `json:"clients"` // open NFS connections
-	Store      *StoreStatus      `json:"store,omitempty"`
-}
-
-// Addresses are where a master is reached, as host:port.
-type Addresses struct {
-	NFS  string `json:"nfs"`
-	HTTP string `json:"http"`
-}
-
-// StoreStatus is the answering master's store, sizes in bytes.
-type StoreStatus struct {
-	Objects    int64 `json:"objects"`
-	Bytes      int64 `json:"bytes"` // of the objects
-	Disk       int64 `json:"disk"`  // taken on disk
-	Free       int64 `json:"free"`  // left on that file system
-	Packs      int   `json:"packs"`
-	LargeFiles int   `json:"large_files"`
-}
-
 // Progress is how far a long operation is. Counts are of the current step; a total of 0 is not known yet.
 type Progress struct {
 	Step       string `json:"step"` // scan, upload, merge, store, wait, verify, …
@@ -117,6 +85,7 @@ type Published struct {
 	Added    int      `json:"added"`   // names
 	Modified int      `json:"modified"`
 	Removed  int      `json:"removed"`
+	ServedBy []string `json:"served_by,omitempty"` // the masters that serve it; only of a request that waits for them
 	Warnings []string `json:"warnings"`
 	TookMS   int64    `json:"took_ms"`
 }
