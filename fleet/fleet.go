@@ -16,6 +16,9 @@ type Identity struct {
 	ID        string    `json:"id"`
 	Fleet     string    `json:"fleet"`
 	CreatedAt time.Time `json:"created_at"`
+	// Era counts recoveries. An etcd that was made anew starts its revisions from a small number, so that epochs are
+	// compared as (era, epoch).
+	Era int `json:"era,omitempty"`
 }
 
 // FSID is a shard's file system identity, written as 16 hexadecimal digits because JSON numbers lose 64-bit precision
@@ -154,6 +157,9 @@ type Master struct {
 	Address   string      `json:"address"` // host or IP address that slaves and peers reach it by
 	NFSPort   int         `json:"nfs_port"`
 	HTTP      string      `json:"http"` // host:port of its console
+	Peer      string      `json:"peer"` // host:port of its peer listener
+	Instance  string      `json:"instance"`
+	Slots     int         `json:"slots"` // slaves that it takes before others are fuller
 	Version   string      `json:"version"`
 	Formats   int         `json:"formats"` // the highest object format it reads
 	StartedAt time.Time   `json:"started_at"`
@@ -180,6 +186,8 @@ type Mount struct {
 var (
 	ErrNotFound = errors.New("not found")
 	ErrExists   = errors.New("exists already")
+	// ErrRemoved: the instance was removed from the fleet and may not come back.
+	ErrRemoved = errors.New("this master was removed from the fleet")
 	// ErrFenced: the epoch is no longer the shard's leader's. Whoever gets it leads no more.
 	ErrFenced = errors.New("leadership lost")
 	// ErrConflict: the key has changed since it was read.

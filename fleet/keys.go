@@ -62,6 +62,24 @@ func (k Keys) Master(name string) string { return k.prefix + "masters/" + name }
 // Replica is the key under which a living master says what it serves.
 func (k Keys) Replica(master string) string { return k.prefix + "replicas/" + master }
 
+// Roster is the key under which a master stays known when it is lost.
+func (k Keys) Roster(master string) string { return k.prefix + "roster/" + master }
+
+// Drained is the key that says that a master leads nothing.
+func (k Keys) Drained(master string) string { return k.prefix + "drained/" + master }
+
+// Removed is the key that says that an instance was removed from the fleet.
+func (k Keys) Removed(instance string) string { return k.prefix + "removed/" + instance }
+
+// Tokens is the prefix of the tokens.
+func (k Keys) Tokens() string { return k.prefix + "tokens/" }
+
+// Token is the key of one token.
+func (k Keys) Token(id string) string { return k.Tokens() + id }
+
+// CA is the key of the fleet's CA, for a fleet whose etcd is not its own.
+func (k Keys) CA() string { return k.prefix + "ca" }
+
 // Mounts is the prefix of the mount records.
 func (k Keys) Mounts() string { return k.prefix + "mounts/" }
 

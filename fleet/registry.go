@@ -55,6 +55,41 @@ func (r *Registry) CreateIdentity(ctx context.Context, id Identity) (Identity, e
 	return id, err
 }
 
+// BumpEra begins the era after seen and returns the identity with it. ErrConflict: the era is not seen any more.
+func (r *Registry) BumpEra(ctx context.Context, seen int) (Identity, error) {
+	var id Identity
+	revision, err := r.get(ctx, r.keys.ID(), &id)
+	if err != nil {
+		return id, err
+	}
+	if id.Era != seen {
+		return id, fmt.Errorf("era is %d, not %d: %w", id.Era, seen, ErrConflict)
+	}
+	id.Era++
+	_, err = r.swap(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(r.keys.ID()), "=", revision)}, put(r.keys.ID(), id))
+	return id, err
+}
+
+// CA stores the PEM of the fleet's CA, certificate and key, unless etcd has one already, and returns the one it has then.
+// With nothing to store it returns what is there, or ErrNotFound.
+func (r *Registry) CA(ctx context.Context, pem []byte) ([]byte, error) {
+	key := r.keys.CA()
+	txn := r.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Else(clientv3.OpGet(key))
+	if len(pem) > 0 {
+		txn = txn.Then(clientv3.OpPut(key, string(pem)))
+	}
+	resp, err := txn.Commit()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", key, unavailable(err))
+	case !resp.Succeeded:
+		return resp.Responses[0].GetResponseRange().Kvs[0].Value, nil
+	case len(pem) == 0:
+		return nil, fmt.Errorf("%s: %w", key, ErrNotFound)
+	}
+	return pem, nil
+}
+
 // Shard returns a shard's settings and their ModRevision.
 func (r *Registry) Shard(ctx context.Context, name string) (Shard, int64, error) {
 	var s Shard
@@ -127,24 +162,39 @@ func (r *Registry) History(ctx context.Context, shard string) ([]tree.Generation
 // history and drops the generations below oldest from there. ErrFenced: leadership is lost. ErrConflict: somebody moved
 // the head. ErrUnavailable: read the head again to learn what happened.
 func (r *Registry) MoveHead(ctx context.Context, shard string, f Fence, seen int64, next tree.Generation, oldest uint64) error {
-	head := r.keys.Head(shard)
-	ops := []clientv3.Op{
-		put(head, next), put(r.keys.Generation(shard, next.Number), next), clientv3.OpDelete(r.keys.Staged(shard)),
-		clientv3.OpDelete(r.keys.Generations(shard), clientv3.WithRange(r.keys.Generation(shard, min(oldest, next.Number)))),
-	}
+	return r.fenced(ctx, "move head", shard, f, seen,
+		put(r.keys.Head(shard), next), put(r.keys.Generation(shard, next.Number), next), clientv3.OpDelete(r.keys.Staged(shard)),
+		clientv3.OpDelete(r.keys.Generations(shard), clientv3.WithRange(r.keys.Generation(shard, min(oldest, next.Number)))))
+}
+
+// Stage says that g is what the other masters shall fetch, in place of what was staged before, if f still holds and the
+// head's ModRevision is still seen. MoveHead takes it away again. The errors are MoveHead's.
+func (r *Registry) Stage(ctx context.Context, shard string, f Fence, seen int64, g tree.Generation) error {
+	return r.fenced(ctx, "stage", shard, f, seen, put(r.keys.Staged(shard), g))
+}
+
+// Unstage takes away what is staged, so that nobody goes on fetching what will not be published. The errors are
+// MoveHead's.
+func (r *Registry) Unstage(ctx context.Context, shard string, f Fence, seen int64) error {
+	return r.fenced(ctx, "unstage", shard, f, seen, clientv3.OpDelete(r.keys.Staged(shard)))
+}
+
+// fenced applies ops if f holds, the head's ModRevision is seen and the shard exists.
+func (r *Registry) fenced(ctx context.Context, what, shard string, f Fence, seen int64, ops ...clientv3.Op) error {
+	head, settings := r.keys.Head(shard), r.keys.Shard(shard)
 	resp, err := r.client.Txn(ctx).
-		If(f.holds(), clientv3.Compare(clientv3.ModRevision(head), "=", seen), clientv3.Compare(clientv3.CreateRevision(r.keys.Shard(shard)), ">", 0)).
+		If(f.holds(), clientv3.Compare(clientv3.ModRevision(head), "=", seen), clientv3.Compare(clientv3.CreateRevision(settings), ">", 0)).
 		Then(ops...).Else(clientv3.OpGet(f.LeaderKey)).Commit()
 	switch {
 	case err != nil:
-		return fmt.Errorf("move head of %s: %w", shard, unavailable(err))
+		return fmt.Errorf("%s of %s: %w", what, shard, unavailable(err))
 	case resp.Succeeded:
 		return nil
 	}
 	if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != f.Epoch {
-		return fmt.Errorf("move head of %s: %w", shard, ErrFenced)
+		return fmt.Errorf("%s of %s: %w", what, shard, ErrFenced)
 	}
-	return fmt.Errorf("move head of %s: %w", shard, ErrConflict)
+	return fmt.Errorf("%s of %s: %w", what, shard, ErrConflict)
 }
 
 // RestoreHistory records generations that etcd has lost, if f still holds. Those that it has are left as they are.

@@ -3,82 +3,34 @@ package fleet
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"net/url"
 	"os"
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
-
+	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
-// etcd is one real server for all tests of the package; each test has a fleet of its own in it.
-var etcd *clientv3.Client
+// shared is one real etcd for all tests of the package; each test has a fleet of its own in it.
+var shared *etcdtest.Server
 
-func TestMain(m *testing.M) {
-	code, err := withEtcd(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func withEtcd(m *testing.M) (int, error) {
-	dir, err := os.MkdirTemp("", "fleet-etcd-")
-	if err != nil {
-		return 0, err
-	}
-	defer os.RemoveAll(dir)
-	c := embed.NewConfig()
-	c.Dir, c.UnsafeNoFsync = dir, true
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	client, peer := freeURL(), freeURL()
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
-	c.InitialCluster = c.InitialClusterFromName(c.Name)
-	server, err := embed.StartEtcd(c)
-	if err != nil {
-		return 0, err
-	}
-	defer server.Close()
-	<-server.Server.ReadyNotify()
-	if etcd, err = clientv3.New(clientv3.Config{Endpoints: []string{client.String()}, Logger: zap.NewNop()}); err != nil {
-		return 0, err
-	}
-	defer etcd.Close()
-	return m.Run(), nil
-}
-
-func freeURL() url.URL {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	defer l.Close()
-	return url.URL{Scheme: "http", Host: l.Addr().String()}
-}
+func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m, func(s *etcdtest.Server) { shared = s })) }
 
 func newFleet(t *testing.T) (*Registry, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
-	return NewRegistry(etcd, fmt.Sprintf("t%d", time.Now().UnixNano())), ctx
+	return NewRegistry(shared.Dial(t), etcdtest.FleetName()), ctx
 }
 
 // lead puts a leader key as an election would and returns the fence it gives.
 func lead(t *testing.T, ctx context.Context, r *Registry, shard string) Fence {
 	t.Helper()
 	key := r.Keys().Leader(shard)
-	if _, err := etcd.Delete(ctx, key); err != nil {
+	if _, err := r.client.Delete(ctx, key); err != nil {
 		t.Fatal(err)
 	}
-	resp, err := etcd.Put(ctx, key, `{"master":"m1"}`)
+	resp, err := r.client.Put(ctx, key, `{"master":"m1"}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,12 +162,7 @@ func TestMoveHeadPrunesHoweverMany(t *testing.T) {
 }
 
 func TestUnavailable(t *testing.T) {
-	nobody := freeURL()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{nobody.String()}, Logger: zap.NewNop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := etcdtest.Dial(t, "http://"+etcdtest.FreeAddress())
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if _, _, err := NewRegistry(c, "x").Head(ctx, "www"); !errors.Is(err, ErrUnavailable) {
@@ -261,14 +208,14 @@ func TestFollow(t *testing.T) {
 	if len(first.Heads) != 0 {
 		t.Error("a view that was handed out changed")
 	}
-	if _, err := etcd.Put(ctx, r.Keys().Shard("bad"), "{"); err != nil {
+	if _, err := r.client.Put(ctx, r.Keys().Shard("bad"), "{"); err != nil {
 		t.Fatal(err)
 	}
 	v = until("the bad value", func(v View) bool { return len(v.Problems) == 1 })
 	if v.Shards["www"].FSID == 0 {
 		t.Error("one bad value hid the others")
 	}
-	if _, err := etcd.Delete(ctx, r.Keys().Shard("bad")); err != nil {
+	if _, err := r.client.Delete(ctx, r.Keys().Shard("bad")); err != nil {
 		t.Fatal(err)
 	}
 	until("the bad value gone", func(v View) bool { return len(v.Problems) == 0 })

@@ -25,22 +25,32 @@ type View struct {
 	Identity Identity // zero: etcd holds no such fleet
 	Shards   map[string]Shard
 	Heads    map[string]Head
-	Deleted  map[FSID]bool // shards that were deleted on purpose
+	Staged   map[string]Head // by shard: what its leader asks the others to fetch
+	Deleted  map[FSID]bool   // shards that were deleted on purpose
 	Masters  map[string]Master
 	Replicas map[string]Replica
-	Problems map[string]error // by key: values that could not be read; whoever wrote them has to mend them
+	Roster   map[string]RosterEntry // by master, living or lost
+	Drained  map[string]Drain       // by master
+	Removed  map[string]Removal     // by instance
+	Problems map[string]error       // by key: values that could not be read; whoever wrote them has to mend them
 }
 
 func newView(revision int64) View {
 	return View{
-		Revision: revision, Shards: map[string]Shard{}, Heads: map[string]Head{}, Deleted: map[FSID]bool{},
-		Masters: map[string]Master{}, Replicas: map[string]Replica{}, Problems: map[string]error{},
+		Revision: revision,
+		Shards:   map[string]Shard{}, Heads: map[string]Head{}, Staged: map[string]Head{}, Deleted: map[FSID]bool{},
+		Masters: map[string]Master{}, Replicas: map[string]Replica{},
+		Roster: map[string]RosterEntry{}, Drained: map[string]Drain{}, Removed: map[string]Removal{},
+		Problems: map[string]error{},
 	}
 }
 
 func (v View) clone() View {
-	v.Shards, v.Heads, v.Deleted = maps.Clone(v.Shards), maps.Clone(v.Heads), maps.Clone(v.Deleted)
-	v.Masters, v.Replicas, v.Problems = maps.Clone(v.Masters), maps.Clone(v.Replicas), maps.Clone(v.Problems)
+	v.Shards, v.Deleted = maps.Clone(v.Shards), maps.Clone(v.Deleted)
+	v.Heads, v.Staged = maps.Clone(v.Heads), maps.Clone(v.Staged)
+	v.Masters, v.Replicas = maps.Clone(v.Masters), maps.Clone(v.Replicas)
+	v.Roster, v.Drained, v.Removed = maps.Clone(v.Roster), maps.Clone(v.Drained), maps.Clone(v.Removed)
+	v.Problems = maps.Clone(v.Problems)
 	return v
 }
 
@@ -70,14 +80,9 @@ func (v *View) apply(keys Keys, kv *mvccpb.KeyValue, deleted bool) (held bool, e
 	case "shards":
 		err = setIn(v.Shards, name, key, kv.Value, deleted)
 	case "heads":
-		delete(v.Heads, name)
-		if deleted {
-			break
-		}
-		h := Head{Revision: kv.ModRevision}
-		if err = decode(key, kv.Value, &h.Generation); err == nil {
-			v.Heads[name] = h
-		}
+		err = setHead(v.Heads, name, kv, deleted)
+	case "staged":
+		err = setHead(v.Staged, name, kv, deleted)
 	case "deleted":
 		var fsid FSID
 		if err = fsid.UnmarshalText([]byte(name)); err == nil {
@@ -87,10 +92,29 @@ func (v *View) apply(keys Keys, kv *mvccpb.KeyValue, deleted bool) (held bool, e
 		err = setIn(v.Masters, name, key, kv.Value, deleted)
 	case "replicas":
 		err = setIn(v.Replicas, name, key, kv.Value, deleted)
+	case "roster":
+		err = setIn(v.Roster, name, key, kv.Value, deleted)
+	case "drained":
+		err = setIn(v.Drained, name, key, kv.Value, deleted)
+	case "removed":
+		err = setIn(v.Removed, name, key, kv.Value, deleted)
 	default:
 		return false, nil
 	}
 	return true, err
+}
+
+func setHead(m map[string]Head, shard string, kv *mvccpb.KeyValue, deleted bool) error {
+	delete(m, shard)
+	if deleted {
+		return nil
+	}
+	h := Head{Revision: kv.ModRevision}
+	if err := decode(string(kv.Key), kv.Value, &h.Generation); err != nil {
+		return err
+	}
+	m[shard] = h
+	return nil
 }
 
 func setIn[T any](m map[string]T, name, key string, value []byte, deleted bool) error {
@@ -108,7 +132,7 @@ func setIn[T any](m map[string]T, name, key string, value []byte, deleted bool) 
 
 // Load reads the fleet at one revision, linearizably.
 func (r *Registry) Load(ctx context.Context) (View, error) {
-	kinds := []string{"id", "shards/", "heads/", "deleted/", "masters/", "replicas/"}
+	kinds := []string{"id", "shards/", "heads/", "staged/", "deleted/", "masters/", "replicas/", "roster/", "drained/", "removed/"}
 	ops := make([]clientv3.Op, len(kinds))
 	for i, kind := range kinds {
 		ops[i] = clientv3.OpGet(r.keys.prefix+kind, clientv3.WithPrefix())

@@ -1,0 +1,139 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// RosterEntry is what stays known of a master when it is lost: how to reach it again, and which of the masters that ever
+// had this name it is.
+type RosterEntry struct {
+	Name     string    `json:"name"`
+	Instance string    `json:"instance"` // made with its data directory, and anew by each join
+	Peer     string    `json:"peer"`     // host:port of its peer listener
+	JoinedAt time.Time `json:"joined_at"`
+}
+
+// Drain says that a master leads nothing until it is undrained, over restarts as well.
+type Drain struct {
+	Master string    `json:"master"`
+	Since  time.Time `json:"since"`
+	By     string    `json:"by"` // who asked for it
+}
+
+// Removal is what stays of an instance that was removed from the fleet. Its certificate is refused from then on, and a
+// process that finds itself here does not run: old data never comes back by accident.
+type Removal struct {
+	Master    string    `json:"master"`
+	Instance  string    `json:"instance"`
+	RemovedAt time.Time `json:"removed_at"`
+}
+
+// NewInstance returns the identity of a new master's data directory.
+func NewInstance() string { return uuid.NewString() }
+
+// ValidInstance reports what is wrong with s as an instance: it is a UUID as NewInstance makes it.
+func ValidInstance(s string) error {
+	if id, err := uuid.Parse(s); err != nil || id.String() != s {
+		return fmt.Errorf("instance %q: not a UUID", s)
+	}
+	return nil
+}
+
+func unchanged(key string, revision int64) clientv3.Cmp {
+	return clientv3.Compare(clientv3.ModRevision(key), "=", revision)
+}
+
+func absent(key string) clientv3.Cmp { return clientv3.Compare(clientv3.CreateRevision(key), "=", 0) }
+
+// PutRoster enters a master, or its new instance or address, and does not write what is there already. An instance keeps
+// its first JoinedAt. ErrRemoved: the instance was removed. ErrConflict: the entry was changed at the same moment.
+func (r *Registry) PutRoster(ctx context.Context, e RosterEntry) error {
+	if err := errors.Join(ValidName(e.Name), ValidInstance(e.Instance)); err != nil {
+		return fmt.Errorf("roster: %w", err)
+	}
+	key, removed := r.keys.Roster(e.Name), r.keys.Removed(e.Instance)
+	var known RosterEntry
+	revision, err := r.get(ctx, key, &known)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if known.Instance == e.Instance {
+		e.JoinedAt = known.JoinedAt
+	}
+	write := put(key, e)
+	if known == e {
+		write = clientv3.OpGet(key, clientv3.WithKeysOnly())
+	}
+	resp, err := r.client.Txn(ctx).If(absent(removed), unchanged(key, revision)).Then(write).
+		Else(clientv3.OpGet(removed, clientv3.WithCountOnly())).Commit()
+	switch {
+	case err != nil:
+		return fmt.Errorf("write %s: %w", key, unavailable(err))
+	case resp.Succeeded:
+		return nil
+	case resp.Responses[0].GetResponseRange().Count > 0:
+		return fmt.Errorf("%s (instance %s): %w", e.Name, e.Instance, ErrRemoved)
+	}
+	return fmt.Errorf("%s: %w", key, ErrConflict)
+}
+
+// Drain says that a master of the roster leads nothing from now on. Drained already it stays as it is. ErrNotFound: the
+// roster does not have it.
+func (r *Registry) Drain(ctx context.Context, d Drain) error {
+	key, roster := r.keys.Drained(d.Master), r.keys.Roster(d.Master)
+	resp, err := r.client.Txn(ctx).If(absent(key), clientv3.Compare(clientv3.CreateRevision(roster), ">", 0)).
+		Then(put(key, d)).Else(clientv3.OpGet(roster, clientv3.WithCountOnly())).Commit()
+	switch {
+	case err != nil:
+		return fmt.Errorf("drain %s: %w", d.Master, unavailable(err))
+	case !resp.Succeeded && resp.Responses[0].GetResponseRange().Count == 0:
+		return fmt.Errorf("master %s: %w", d.Master, ErrNotFound)
+	}
+	return nil
+}
+
+// Undrain lets a master lead again. ErrNotFound: it is not drained.
+func (r *Registry) Undrain(ctx context.Context, master string) error {
+	return r.remove(ctx, r.keys.Drained(master))
+}
+
+// Remove takes a master off the roster and makes sure that its instance does not come back. ErrNotFound: the roster does
+// not have it. ErrConflict: it has another instance under this name by now.
+func (r *Registry) Remove(ctx context.Context, name, instance string) error {
+	if err := ValidInstance(instance); err != nil {
+		return err
+	}
+	key := r.keys.Roster(name)
+	var e RosterEntry
+	revision, err := r.get(ctx, key, &e)
+	if err != nil {
+		return err
+	}
+	if e.Instance != instance {
+		return fmt.Errorf("master %s is instance %s now, not %s: %w", name, e.Instance, instance, ErrConflict)
+	}
+	_, err = r.swap(ctx, []clientv3.Cmp{unchanged(key, revision)}, clientv3.OpDelete(key), clientv3.OpDelete(r.keys.Drained(name)),
+		put(r.keys.Removed(instance), Removal{name, instance, time.Now().UTC()}))
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	return nil
+}
+
+// remove deletes one key: ErrNotFound when it is not there.
+func (r *Registry) remove(ctx context.Context, key string) error {
+	resp, err := r.client.Delete(ctx, key)
+	if err != nil {
+		return fmt.Errorf("delete %s: %w", key, unavailable(err))
+	}
+	if resp.Deleted == 0 {
+		return fmt.Errorf("%s: %w", key, ErrNotFound)
+	}
+	return nil
+}
