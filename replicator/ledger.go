@@ -17,12 +17,17 @@ import (
 type Maxima struct {
 	Generation uint64 `json:"generation"`
 	NextIno    uint64 `json:"next_ino"`
-	Epoch      int64  `json:"epoch"`
+	Era        int    `json:"era,omitempty"`
+	Epoch      int64  `json:"epoch"` // the highest of that era
 }
 
 // raise returns the maxima of m and what g names.
 func (m Maxima) raise(g tree.Generation) Maxima {
-	return Maxima{max(m.Generation, g.Number), max(m.NextIno, g.NextIno), max(m.Epoch, g.Epoch)}
+	m.Generation, m.NextIno = max(m.Generation, g.Number), max(m.NextIno, g.NextIno)
+	if (fence{m.Era, m.Epoch}).before(fenceOf(g)) {
+		m.Era, m.Epoch = g.Era, g.Epoch
+	}
+	return m
 }
 
 // Ledger is what a master remembers of its shards on its own disk: settings, maxima, retained generations. It is one

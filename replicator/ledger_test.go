@@ -47,7 +47,7 @@ func TestLedgerKeepsAcrossRestart(t *testing.T) {
 	if string(rec.Settings) != `{"fsid":"01"}` {
 		t.Errorf("settings %s", rec.Settings)
 	}
-	if rec.Maxima != (Maxima{5, 50, 7}) {
+	if rec.Maxima != (Maxima{Generation: 5, NextIno: 50, Epoch: 7}) {
 		t.Errorf("maxima %+v", rec.Maxima)
 	}
 	if len(rec.Generations) != 3 || rec.Generations[0].Number != 3 || rec.Generations[2].Number != 5 {
@@ -68,7 +68,7 @@ func TestLedgerMaximaNeverGoDown(t *testing.T) {
 	if err := l.Raise("www", tree.Generation{Number: 99, NextIno: 120, Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if got := mustRead(t, l)["www"].Maxima; got != (Maxima{9, 120, 8}) {
+	if got := mustRead(t, l)["www"].Maxima; got != (Maxima{Generation: 9, NextIno: 120, Epoch: 8}) {
 		t.Errorf("maxima %+v, want {9 120 8}: a generation counts only when it is appended", got)
 	}
 }

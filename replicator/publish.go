@@ -18,6 +18,8 @@ type Publication struct {
 	Root     tree.Digest           // an uploaded tree's root object; zero: the source
 	Origin   string                // where an uploaded tree came from: "host:/dir"
 	Progress func(source.Progress) // told how far the scan is; may be nil
+
+	automatic bool // nobody has asked for it
 }
 
 // Result is what a publish or a rollback did.
@@ -82,10 +84,10 @@ func (r *Replica) retained(number uint64) (tree.Generation, error) {
 // publishIfAllowed publishes from the source when something is due and decide says that it may do so by itself.
 func (r *Replica) publishIfAllowed(ctx context.Context) {
 	state, _ := decide(r.sourceView())
-	if !r.due || state != SourceWatching || r.term == nil || !r.confirmed || r.term.Check() != nil || time.Now().Before(r.notBefore) {
+	if !r.due || state != SourceWatching || !r.inStep() || !r.led || time.Now().Before(r.notBefore) {
 		return
 	}
-	_, err := r.publishSource(ctx, Publication{})
+	_, err := r.publishSource(ctx, Publication{automatic: true})
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -99,7 +101,21 @@ func (r *Replica) publishSource(ctx context.Context, p Publication) (Result, err
 	if r.cfg.Source == nil {
 		return Result{}, fmt.Errorf("shard %s on master %s: %w; publish a directory with `nfs-fleet publish %s DIR`", r.cfg.Shard, r.cfg.Master, ErrNoSource, r.cfg.Shard)
 	}
-	res, err := r.lead(ctx, func(ctx context.Context, head seenHead) (Result, error) {
+	publish := r.publishScan
+	if r.leads() != nil && r.led && len(r.cfg.Peers.Others()) > 0 {
+		publish = r.offer
+	}
+	res, err := publish(ctx, p)
+	r.sourceError, r.due = err, err != nil
+	if r.failures++; err == nil {
+		r.failures = 0
+	}
+	return res, err
+}
+
+// publishScan reads the source and publishes it, as the leader.
+func (r *Replica) publishScan(ctx context.Context, p Publication) (Result, error) {
+	return r.lead(ctx, func(ctx context.Context, head seenHead) (Result, error) {
 		full := r.base != head.generation.Root || r.base.IsZero()
 		scan, err := r.cfg.Source.Scan(ctx, full, p.Progress)
 		if err != nil {
@@ -111,23 +127,9 @@ func (r *Replica) publishSource(ctx context.Context, p Publication) (Result, err
 			return res, err
 		}
 		r.base = res.Generation.Root
-		res.Warnings = append(res.Warnings, scan.Warnings()...)
-		if n := scan.Skipped(); n != (source.Skipped{}) {
-			r.log.Info().Int("xattrs", n.Xattrs).Int("acls", n.ACLs).Msg("NFSv3 cannot carry these attributes")
-		}
-		if err := scan.Commit(); err != nil {
-			res.Warnings = append(res.Warnings, fmt.Sprintf("the next scan reads every file again: %v", err))
-		}
-		if r.warnings = res.Warnings; len(r.warnings) > 0 {
-			r.log.Warn().Strs("warnings", r.warnings[:min(len(r.warnings), 10)]).Int("count", len(r.warnings)).Msg("the source was not read in full")
-		}
+		r.finishScan(scan, &res)
 		return res, nil
 	})
-	r.sourceError, r.due = err, err != nil
-	if r.failures++; err == nil {
-		r.failures = 0
-	}
-	return res, err
 }
 
 // publishUpload publishes an uploaded tree. A source that published by itself until now holds from then on.
@@ -209,8 +211,8 @@ func (r *Replica) leading(ctx context.Context, fn func(context.Context, seenHead
 	if r.problem != nil && r.problem != r.unreadable {
 		return Result{}, r.problem
 	}
-	if r.settings.Strict && r.settings.MinCopies > 1 {
-		return Result{}, fmt.Errorf("shard %s wants %d copies and 1 master is alive: %w", r.cfg.Shard, r.settings.MinCopies, ErrTooFewCopies)
+	if served := r.head().Number; served != g.Number {
+		return Result{}, fmt.Errorf("shard %s: %w with generation %d: it serves %d", r.cfg.Shard, ErrBehind, g.Number, served)
 	}
 	defer r.cfg.Store.Hold()()
 	return fn(ctx, seenHead{g, revision})
@@ -253,38 +255,43 @@ func (r *Replica) advance(ctx context.Context, head seenHead, l tree.Lister, c c
 	}
 	next := tree.Generation{
 		Number: number, Root: merged.Root, Files: merged.Files, Bytes: merged.Bytes, NextIno: merged.NextIno, PublishedAt: r.cfg.Now().UTC(),
-		By: r.cfg.Master, Epoch: r.term.Epoch(), Source: c.source, Copies: 1, Note: c.note,
+		By: r.cfg.Master, Epoch: r.term.Epoch(), Era: r.cfg.Era(), Source: c.source, Copies: 1, Note: c.note,
 	}
-	if err := r.move(ctx, head, next); err != nil {
+	warnings, err := r.move(ctx, head, &next)
+	if err != nil {
 		return Result{}, err
 	}
-	res.Generation, res.Changed = next, true
+	res.Generation, res.Changed, res.Warnings = next, true, append(res.Warnings, warnings...)
 	return res, r.count(ctx, base, next.Root, &res)
 }
 
-// move moves the head in etcd and flips. The numbers are remembered first: should neither etcd's answer nor this
-// process survive, they are not issued again.
-func (r *Replica) move(ctx context.Context, head seenHead, next tree.Generation) error {
-	if err := r.cfg.Ledger.Raise(r.cfg.Shard, next); err != nil {
-		return err
+// move has the other masters fetch next, moves the head in etcd and flips. The numbers are remembered first: should
+// neither etcd's answer nor this process survive, they are not issued again.
+func (r *Replica) move(ctx context.Context, head seenHead, next *tree.Generation) (warnings []string, err error) {
+	if err := r.cfg.Ledger.Raise(r.cfg.Shard, *next); err != nil {
+		return nil, err
 	}
-	r.maxima = Maxima{r.maxima.Generation, max(r.maxima.NextIno, next.NextIno), max(r.maxima.Epoch, next.Epoch)}
+	r.maxima = r.maxima.raise(tree.Generation{NextIno: next.NextIno, Era: next.Era, Epoch: next.Epoch})
+	if next.Copies, warnings, err = r.stage(ctx, head, *next); err != nil {
+		return nil, fmt.Errorf("generation %d: %w", next.Number, err)
+	}
 	if err := r.leads(); err != nil {
-		return err
+		return nil, err
 	}
-	err := r.cfg.Heads.Move(ctx, r.term.Epoch(), head.revision, next, r.oldest(next))
+	r.held, r.moving = next.Root, next.Number
+	err = r.cfg.Heads.Move(ctx, r.term.Epoch(), head.revision, *next, r.oldest(*next))
 	now, revision, headErr := r.cfg.Heads.Head(ctx)
 	switch {
 	case headErr != nil && err != nil:
 		r.undecided = true
-		return fmt.Errorf("generation %d may or may not be the head: %w", next.Number, err)
+		return nil, fmt.Errorf("generation %d may or may not be the head: %w", next.Number, err)
 	case headErr != nil:
-		now, revision = next, 0 // the move was confirmed; the next observation brings its revision
+		now, revision = *next, 0 // the move was confirmed; the next observation brings its revision
 	case err != nil && (now.Number != next.Number || now.Epoch != next.Epoch || now.Root != next.Root):
-		return err
+		return nil, err
 	}
 	r.observe(ctx, seenHead{now, revision})
-	return r.problem
+	return warnings, r.problem
 }
 
 // oldest returns the lowest number that is retained once next has joined the history.

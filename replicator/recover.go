@@ -3,22 +3,35 @@ package replicator
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
+// Recovery says how to make a shard's head anew. The zero value takes this disk's word alone.
+type Recovery struct {
+	// Floor is what all living masters have seen: the new head is numbered above it.
+	Floor Maxima
+	// Newer are generations that master From has served and this one has not, oldest first: they are fetched first.
+	Newer []tree.Generation
+	From  string
+	// AcceptLoss makes what this master serves the head although etcd names a later one, which nobody has any more.
+	AcceptLoss bool
+	Note       string // "": one that says where the head came from
+}
+
 // Recover makes what this master served last the shard's head again, in an etcd that has lost it or holds an older one:
-// as a new generation, numbered above everything that this disk has seen, with no ino issued twice. It needs a term.
-// When etcd's head is at least as new, nothing moves.
-func (r *Replica) Recover(ctx context.Context) (before, after tree.Generation, err error) {
+// as a new generation, numbered above everything that was seen, with no ino issued twice. It needs a term. When etcd's
+// head is at least as new, nothing moves, unless loss is accepted.
+func (r *Replica) Recover(ctx context.Context, how Recovery) (before, after tree.Generation, err error) {
 	err = r.ask(ctx, func(ctx context.Context) error {
-		before, after, err = r.recover(ctx)
+		before, after, err = r.recover(ctx, how)
 		return err
 	})
 	return before, after, err
 }
 
-func (r *Replica) recover(ctx context.Context) (before, after tree.Generation, err error) {
+func (r *Replica) recover(ctx context.Context, how Recovery) (before, after tree.Generation, err error) {
 	if err := r.leads(); err != nil {
 		return before, after, err
 	}
@@ -26,15 +39,40 @@ func (r *Replica) recover(ctx context.Context) (before, after tree.Generation, e
 	if err != nil {
 		return before, after, fmt.Errorf("read the head of %s: %w", r.cfg.Shard, err)
 	}
+	if err := r.adopt(ctx, how); err != nil {
+		return before, after, err
+	}
 	served := r.head()
-	same := before.Number == served.Number && before.Root == served.Root
-	if served.Number == 0 || before.NextIno >= served.NextIno && (before.Number > served.Number || same) {
+	seen := r.maxima
+	seen.Generation, seen.NextIno = max(seen.Generation, how.Floor.Generation), max(seen.NextIno, how.Floor.NextIno)
+	ahead := before.Number > served.Number || before.Number == served.Number && before.Root == served.Root
+	if served.Number == 0 || !how.AcceptLoss && ahead && before.NextIno >= served.NextIno && !fenceOf(before).before(fenceOf(served)) {
 		return before, before, nil
 	}
 	next := served
-	next.Number = max(r.maxima.Generation, before.Number) + 1
-	next.NextIno = max(r.maxima.NextIno, before.NextIno)
-	next.PublishedAt, next.By, next.Epoch = r.cfg.Now().UTC(), r.cfg.Master, r.term.Epoch()
-	next.Note = fmt.Sprintf("recovered from generation %d on the disk of %s", served.Number, r.cfg.Master)
-	return before, next, r.move(ctx, seenHead{before, revision}, next)
+	next.Number = max(seen.Generation, before.Number) + 1
+	next.NextIno = max(seen.NextIno, before.NextIno)
+	next.PublishedAt, next.By, next.Epoch, next.Era = r.cfg.Now().UTC(), r.cfg.Master, r.term.Epoch(), r.cfg.Era()
+	if next.Note = how.Note; next.Note == "" {
+		next.Note = fmt.Sprintf("recovered from generation %d on the disk of %s", served.Number, r.cfg.Master)
+	}
+	r.stopChase() // of a head that nobody has
+	_, err = r.move(ctx, seenHead{before, revision}, &next)
+	return before, next, err
+}
+
+// adopt fetches and serves generations that another master has served.
+func (r *Replica) adopt(ctx context.Context, how Recovery) error {
+	for _, g := range slices.SortedFunc(slices.Values(how.Newer), func(a, b tree.Generation) int { return int(a.Number) - int(b.Number) }) {
+		if g.Number <= r.head().Number {
+			continue
+		}
+		if err := r.cfg.Peers.Fetch(ctx, g.Root, r.wholeRoot(), how.From, func(Fetched) {}); err != nil {
+			return fmt.Errorf("fetch generation %d from master %s: %w", g.Number, how.From, err)
+		}
+		if err := r.serve(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -23,10 +23,18 @@ var (
 	ErrTooFewCopies = errors.New("too few masters to hold the copies that the shard asks for")
 	// ErrNoSource: this master has no source for the shard.
 	ErrNoSource = errors.New("no source configured")
+	// ErrHolding: the source does not publish by itself now.
+	ErrHolding = errors.New("the source is on hold")
 	// ErrNoGeneration: the generation is not retained, or never was.
 	ErrNoGeneration = errors.New("no such generation")
 	// ErrRegressed: etcd names a lower head than this master has served.
 	ErrRegressed = errors.New("etcd is older than this master's disk")
+	// ErrBehind: this master does not hold the shard's head yet.
+	ErrBehind = errors.New("this master is still catching up")
+	// ErrOlderEpoch: whoever asks led the shard once and does not any more.
+	ErrOlderEpoch = errors.New("a later leader has been seen")
+	// ErrDeclined: a master has answered that it cannot hold a generation. Asking again is of no use before something changes there.
+	ErrDeclined = errors.New("declined")
 	// ErrStopped: the replica is not running any more.
 	ErrStopped = errors.New("shard stopped")
 )
@@ -46,6 +54,31 @@ type Heads interface {
 	// Move makes next the head if the epoch still leads and the head is still at revision seen, and drops the
 	// generations below oldest from the history. After an error the head may have moved nevertheless: ask Head.
 	Move(ctx context.Context, epoch, seen int64, next tree.Generation, oldest uint64) error
+	// Stage says which generation the other masters are asked to fetch, under the same conditions as Move.
+	Stage(ctx context.Context, epoch, seen int64, next tree.Generation) error
+	// History returns the retained generations, oldest first.
+	History(ctx context.Context) ([]tree.Generation, error)
+}
+
+// Peers is the other masters. Calls are safe for concurrent use and bounded by their context.
+type Peers interface {
+	// Others names the other living masters.
+	Others() []string
+	// Fetch brings everything that the tree root needs into the store and makes it durable. base is a tree that is whole
+	// there already, zero for none; prefer is the master to ask first, "" for any. An error wraps tree.ErrMissing when all
+	// living masters have answered that they do not have something.
+	Fetch(ctx context.Context, root, base tree.Digest, prefer string, progress func(Fetched)) error
+	// Hold returns nil once the named master has the whole of g on its disk. It wraps ErrDeclined when that master says no,
+	// and ErrOlderEpoch when it has seen a later leader. beat is called as long as the master makes progress.
+	Hold(ctx context.Context, master, shard string, g tree.Generation, beat func()) error
+	// Offer has the shard's leader fetch a tree from this master and publish it.
+	Offer(ctx context.Context, shard string, o Offer) (Result, error)
+}
+
+// Fetched is how far a fetch is.
+type Fetched struct {
+	Objects int64
+	Bytes   int64
 }
 
 // Volume serves the shard's generations to readers. Flip, Restore and Forget are never called concurrently.
@@ -72,6 +105,8 @@ type Config struct {
 	Ledger    *Ledger
 	Heads     Heads
 	Volume    Volume
+	Peers     Peers          // nil: there are no other masters
+	Era       func() int     // of the fleet now: see tree.Generation; nil: 0
 	Source    *source.Source // nil: this master has no source for the shard
 	Directory string         // the source's directory, for its identity
 	Manual    bool           // the source publishes only when told to
@@ -104,6 +139,13 @@ type Replica struct {
 	settings    Settings
 	maxima      Maxima
 	generations []tree.Generation // retained, oldest first; the last one is served
+	wanted      seenHead          // the head that etcd named last
+	life        context.Context   // Run's
+	led         bool              // the shard has a leader, as far as this master knows
+	chase       *chase            // the catching up that is under way; nil: none
+	caught      chan caught       // what it has brought
+	held        tree.Digest       // the root of a tree that is whole in the store, and is served next
+	moving      uint64            // the generation that this master is making the head
 	confirmed   bool              // etcd has named the served generation as its head since the start
 	undecided   bool              // a move may or may not have happened: etcd has not been asked since
 	problem     error             // why the head in etcd is not served
@@ -111,10 +153,15 @@ type Replica struct {
 	base        tree.Digest       // the root that the source's dirty names are relative to
 	due         bool              // the source has something to publish, or has never been asked
 	failures    int               // automatic publishes that failed in a row
+	misses      int               // attempts at catching up that failed in a row
 	sourceError error             // of the last one
 	warnings    []string          // of the last publish
 	notBefore   time.Time         // of the next automatic publish, after one that failed
 	retry       *time.Timer
+	again       *time.Timer    // for the next attempt at catching up
+	work        sync.WaitGroup // the chase
+
+	fence fence // guarded by mu: the latest leader that this master has been told of
 }
 
 // inputs are the latest values; an older one that was never looked at is of no interest.
@@ -122,6 +169,8 @@ type inputs struct {
 	term     Term
 	head     *seenHead
 	settings *Settings
+	held     tree.Digest
+	led      *bool
 }
 
 type seenHead struct {
@@ -143,12 +192,18 @@ func New(ctx context.Context, c Config) *Replica {
 	if c.Tag == nil {
 		c.Tag = randomTag
 	}
+	if c.Era == nil {
+		c.Era = func() int { return 0 }
+	}
+	if c.Peers == nil {
+		c.Peers = alone{}
+	}
 	r := &Replica{
 		cfg: c, log: c.Logger.With().Str("shard", c.Shard).Logger(), jobs: make(chan job), wake: make(chan struct{}, 1),
 		done: make(chan struct{}), settings: c.Settings, maxima: c.Record.Maxima, generations: c.Record.Generations,
-		due: c.Source != nil, retry: time.NewTimer(0),
+		due: c.Source != nil, retry: stoppedTimer(), again: stoppedTimer(), caught: make(chan caught),
 	}
-	r.retry.Stop()
+	r.fence = fence{c.Record.Maxima.Era, c.Record.Maxima.Epoch}
 	if len(r.generations) > 0 {
 		if err := c.Volume.Restore(ctx, r.generations); err != nil {
 			r.unreadable = fmt.Errorf("generation %d cannot be read back from disk: %w: run `nfs-fleet verify %s --repair`", r.head().Number, err, c.Shard)
@@ -185,7 +240,10 @@ func (r *Replica) tell(set func(*inputs)) {
 // Run owns the shard until ctx ends.
 func (r *Replica) Run(ctx context.Context) error {
 	defer close(r.done)
+	defer r.stopChase()
 	defer r.retry.Stop()
+	defer r.again.Stop()
+	r.life = ctx
 	var due <-chan struct{}
 	if r.cfg.Source != nil {
 		due = r.cfg.Source.Due()
@@ -207,6 +265,11 @@ func (r *Replica) Run(ctx context.Context) error {
 			r.publishIfAllowed(ctx)
 		case <-r.retry.C:
 			r.publishIfAllowed(ctx)
+		case c := <-r.caught:
+			r.arrive(ctx, c)
+			r.publishIfAllowed(ctx)
+		case <-r.again.C:
+			r.observe(ctx, r.wanted)
 		}
 		r.publishStatus()
 	}
@@ -248,80 +311,27 @@ func (r *Replica) take(ctx context.Context) {
 	if in.settings != nil {
 		r.settings = *in.settings
 	}
+	if !in.held.IsZero() {
+		r.held = in.held
+	}
+	if in.led != nil {
+		r.led = *in.led
+	}
 	if in.head != nil {
 		r.observe(ctx, *in.head)
 	}
 	if in.term != nil {
-		r.term = in.term
+		r.term, r.led = in.term, true
 		r.log.Info().Int64("epoch", in.term.Epoch()).Msg("leading")
 	}
 	r.publishStatus() // what follows may read a whole source
-	if in.term != nil || in.head != nil || in.settings != nil {
+	if in.term != nil || in.head != nil || in.settings != nil || in.led != nil {
 		r.publishIfAllowed(ctx)
 	}
 }
 
-// observe compares the head in etcd with what is served, and flips when etcd is ahead.
-func (r *Replica) observe(ctx context.Context, h seenHead) {
-	served := r.head()
-	r.undecided = false
-	switch {
-	case h.generation.Number < served.Number, h.generation.NextIno < served.NextIno,
-		h.generation.Number == served.Number && h.generation.Root != served.Root:
-		r.setProblem(fmt.Errorf("%w: etcd has generation %d of shard %s, this disk %d: run `nfs-fleet recover`",
-			ErrRegressed, h.generation.Number, r.cfg.Shard, served.Number))
-		return
-	case h.generation.Number > served.Number:
-		if err := r.serve(ctx, h.generation); err != nil {
-			r.setProblem(fmt.Errorf("generation %d: %w", h.generation.Number, err))
-			return
-		}
-	}
-	r.confirmed = true
-	r.setProblem(r.unreadable)
-}
-
-func (r *Replica) setProblem(err error) {
-	if err != nil && (r.problem == nil || r.problem.Error() != err.Error()) {
-		r.log.Error().Err(err).Msg("the head is not served")
-	}
-	r.problem = err
-}
-
-// serve remembers g and flips to it. The ledger comes first: a generation that it could not take is not served, and
-// tried again with the next observation.
-func (r *Replica) serve(ctx context.Context, g tree.Generation) error {
-	defer r.cfg.Store.Hold()() // until it is among the generations that a collection spares
-	all := append(r.generations[:len(r.generations):len(r.generations)], g)
-	expired := r.settings.Expired(all, r.cfg.Now())
-	kept := all[expired:]
-	if err := r.cfg.Ledger.Append(r.cfg.Shard, g, kept[0].Number); err != nil {
-		return err
-	}
-	if err := r.cfg.Volume.Flip(ctx, g); err != nil {
-		return fmt.Errorf("flip: %w", err)
-	}
-	r.generations, r.maxima, r.unreadable = kept, r.maxima.raise(g), nil
-	if expired > 0 {
-		if err := r.cfg.Volume.Forget(ctx, kept[0].Number); err != nil {
-			return fmt.Errorf("forget generations before %d: %w", kept[0].Number, err)
-		}
-		if r.cfg.Pruned != nil {
-			r.cfg.Pruned()
-		}
-	}
-	r.log.Info().Uint64("generation", g.Number).Uint64("files", g.Files).Str("root", g.Root.String()).Msg("flipped")
-	r.publishStatus()
-	if r.cfg.Flipped != nil {
-		r.cfg.Flipped()
-	}
-	return nil
-}
-
-// head is the generation served now; zero when there is none.
-func (r *Replica) head() tree.Generation {
-	if len(r.generations) == 0 {
-		return tree.Generation{}
-	}
-	return r.generations[len(r.generations)-1]
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
 }

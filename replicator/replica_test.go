@@ -32,6 +32,8 @@ type fakeHeads struct {
 	epoch    int64
 	oldest   uint64
 	moves    int
+	staged   []tree.Generation
+	history  []tree.Generation
 	fail     map[string]error // by operation: head, move (before it happens), answer (after it happened)
 }
 
@@ -51,8 +53,27 @@ func (f *fakeHeads) Move(_ context.Context, epoch, seen int64, next tree.Generat
 		return errFenced
 	}
 	f.head, f.revision, f.moves = next, f.revision+1, f.moves+1
-	f.oldest = oldest
+	f.oldest, f.history = oldest, append(f.history, next)
 	return f.fail["answer"]
+}
+
+func (f *fakeHeads) Stage(_ context.Context, epoch, seen int64, next tree.Generation) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.fail["stage"]; err != nil {
+		return err
+	}
+	if epoch != f.epoch || seen != f.revision {
+		return errFenced
+	}
+	f.staged = append(f.staged, next)
+	return nil
+}
+
+func (f *fakeHeads) History(context.Context) ([]tree.Generation, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.history, f.fail["history"]
 }
 
 func (f *fakeHeads) set(op string, err error) {
@@ -505,7 +526,7 @@ func TestOlderEtcdIsRefusedUntilRecovered(t *testing.T) {
 	if st := b.replica.Status(); st.Head != second || !errors.Is(st.Problem, ErrRegressed) {
 		t.Errorf("status: serves %d, problem %v", st.Head.Number, st.Problem)
 	}
-	before, after, err := b.replica.Recover(t.Context())
+	before, after, err := b.replica.Recover(t.Context(), Recovery{})
 	if err != nil || before != first || after.Number != 3 || after.Root != second.Root || after.NextIno < second.NextIno {
 		t.Fatalf("recover: %+v to %+v, %v", before, after, err)
 	}
@@ -671,7 +692,7 @@ func TestLedgerComesFirst(t *testing.T) {
 	}
 	b.volume.set(nil)
 	g, rev, _ := b.heads.Head(t.Context())
-	b.replica.SetHead(g, rev) // the periodic re-read
+	b.replica.SetHead(g, rev)                                                   // the periodic re-read
 	if err := b.replica.do(t.Context(), func(context.Context) {}); err != nil { // after what it was told
 		t.Fatal(err)
 	}

@@ -33,8 +33,14 @@ type Status struct {
 	Scanner     source.Status
 	Generations []tree.Generation // retained, oldest first
 	Maxima      Maxima
+	Wanted      uint64  // the head as etcd named it last; above Head.Number while this master is catching up
+	Fetched     Fetched // by the catching up that is under way
 	term        Term
+	unreadable  bool
 }
+
+// InStep reports whether this master serves the shard's head and may lead it.
+func (s Status) InStep() bool { return s.Confirmed && s.Problem == nil && s.Wanted == s.Head.Number }
 
 // Status returns the latest snapshot.
 func (r *Replica) Status() Status {
@@ -48,6 +54,11 @@ func (r *Replica) Status() Status {
 	return s
 }
 
+// inStep is Status.InStep as it is now.
+func (r *Replica) inStep() bool {
+	return r.confirmed && r.problem == nil && r.wanted.generation.Number <= r.head().Number
+}
+
 // Identity is what a head that came from this master's source carries: "master:/path".
 func (r *Replica) Identity() string {
 	if r.cfg.Source == nil {
@@ -59,7 +70,11 @@ func (r *Replica) Identity() string {
 func (r *Replica) publishStatus() {
 	s := Status{
 		Head: r.head(), Confirmed: r.confirmed, Problem: r.problem, SourceError: r.sourceError, Warnings: r.warnings,
-		Generations: r.generations, Maxima: r.maxima, Undecided: r.undecided, term: r.term,
+		Generations: r.generations, Maxima: r.maxima, Undecided: r.undecided, Wanted: max(r.wanted.generation.Number, r.head().Number),
+		term: r.term, unreadable: r.unreadable != nil,
+	}
+	if r.chase != nil {
+		s.Fetched = r.chase.got.sum()
 	}
 	s.Source, s.Reason = decide(r.sourceView())
 	if before := r.status.Swap(&s); s.Reason != "" && (before == nil || before.Reason != s.Reason) {

@@ -296,7 +296,7 @@ func (c control) raiseHead(ctx context.Context, name string, out *console.Recove
 		return err
 	}
 	history := s.replica.Status().Generations
-	_, after, err := s.replica.Recover(ctx)
+	_, after, err := s.replica.Recover(ctx, replicator.Recovery{})
 	if err != nil {
 		return err
 	}

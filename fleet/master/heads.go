@@ -29,6 +29,23 @@ func (h shardHeads) Head(ctx context.Context) (tree.Generation, int64, error) {
 func (h shardHeads) Move(ctx context.Context, epoch, seen int64, next tree.Generation, oldest uint64) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), etcdTimeout)
 	defer cancel()
-	fence := fleet.Fence{LeaderKey: h.registry.Keys().Leader(h.shard), Epoch: epoch}
-	return h.registry.MoveHead(ctx, h.shard, fence, seen, next, oldest)
+	return h.registry.MoveHead(ctx, h.shard, h.fence(epoch), seen, next, oldest)
+}
+
+// Stage implements replicator.Heads.
+func (h shardHeads) Stage(ctx context.Context, epoch, seen int64, next tree.Generation) error {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	return h.registry.Stage(ctx, h.shard, h.fence(epoch), seen, next)
+}
+
+// History implements replicator.Heads.
+func (h shardHeads) History(ctx context.Context) ([]tree.Generation, error) {
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	return h.registry.History(ctx, h.shard)
+}
+
+func (h shardHeads) fence(epoch int64) fleet.Fence {
+	return fleet.Fence{LeaderKey: h.registry.Keys().Leader(h.shard), Epoch: epoch}
 }
