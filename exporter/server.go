@@ -138,5 +138,13 @@ func service(program, version uint32, a net.Addr) Service {
 // first the connections are closed under their calls, and ctx's error is returned. Serve can be called again afterwards.
 func (s *Server) Drain(ctx context.Context) error { return s.stream.Drain(ctx) }
 
+// Disconnect closes the connections that match names by the client's address and the time when they were accepted, those
+// that wait at the gate too: nothing more is read from them, replies in flight are finished within 3 s or until ctx ends.
+// It returns how many there were, when all of them are closed. New connections come in as before: it is the Gate that
+// keeps them out. match must not block.
+func (s *Server) Disconnect(ctx context.Context, match func(client netip.AddrPort, accepted time.Time) bool) int {
+	return s.stream.Disconnect(ctx, match)
+}
+
 // Stats returns the present figures of NFS and MOUNT over TCP.
 func (s *Server) Stats() Stats { return s.stream.Stats() }

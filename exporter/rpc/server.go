@@ -94,7 +94,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 	patience, done := context.WithTimeout(work, s.cfg.DrainTimeout)
 	defer done()
-	s.drain(patience, func(of net.Listener) bool { return of == l })
+	s.mu.Lock()
+	mine := s.chosen(func(_ *Conn, of net.Listener) bool { return of == l })
+	s.mu.Unlock()
+	_ = s.end(patience, mine) // the connections are closed all the same
 	cancel(ErrDrained)
 	open.Wait()
 	return err
@@ -199,51 +202,4 @@ func (s *Server) await(ctx context.Context, c *Conn) error {
 		return errStopped
 	}
 	return s.cfg.Gate.Await(ctx)
-}
-
-// Drain makes every Serve return: no new connection is accepted, calls in flight are answered, connections are closed. It
-// returns when that is done, or, when ctx ends first, after closing the connections under their calls, with ctx's error.
-func (s *Server) Drain(ctx context.Context) error {
-	s.mu.Lock()
-	for l := range s.listeners {
-		delete(s.listeners, l)
-		l.Close()
-	}
-	s.mu.Unlock()
-	return s.drain(ctx, func(net.Listener) bool { return true })
-}
-
-// drain stops the connections of the listeners that which names and waits for them to be gone.
-func (s *Server) drain(ctx context.Context, which func(net.Listener) bool) error {
-	conns, _ := s.chosen(which)
-	for _, c := range conns {
-		c.Stop()
-	}
-	for {
-		left, gone := s.chosen(which)
-		if len(left) == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			for _, c := range left {
-				c.nc.Close()
-			}
-			return ctx.Err()
-		case <-gone:
-		}
-	}
-}
-
-// chosen returns the connections of the listeners that which names, and what is closed when one has gone.
-func (s *Server) chosen(which func(net.Listener) bool) ([]*Conn, <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var conns []*Conn
-	for c, l := range s.conns {
-		if which(l) {
-			conns = append(conns, c)
-		}
-	}
-	return conns, s.gone
 }

@@ -117,6 +117,10 @@ func (b Blob) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// ReadRaw is ReadAt without hashing: a damaged byte is returned as it is. It is for those who hash by themselves what
+// they read, as the receiver of a transfer does.
+func (b Blob) ReadRaw(p []byte, off int64) (int, error) { return b.ReadAt(p, off) }
+
 // ReadCached is ReadAt without ever waiting for the disk. ok means that n is all that p, or the object from off on, can
 // hold; otherwise some of it is not in the page cache, or the file system cannot tell, and ReadAt must be asked.
 func (b Blob) ReadCached(p []byte, off int64) (n int, ok bool) {

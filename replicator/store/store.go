@@ -59,6 +59,7 @@ type Store struct {
 	disk *disk
 	lock *os.File // holds the flock
 	room room
+	heal healing
 
 	index     index
 	packs     atomic.Pointer[[]*pack] // by id, nil where there is none; replaced whole under packsMu
@@ -93,6 +94,7 @@ func open(dir string, o Options, k *disk) (_ *Store, err error) {
 	o = o.withDefaults()
 	s := &Store{dir: dir, o: o, log: o.Logger, disk: k, upkeep: make(chan struct{}, 1), nextID: 1}
 	s.room.dir, s.room.reserve, s.room.statfs = dir, o.Reserve, unix.Statfs
+	s.heal.init()
 	s.packs.Store(&[]*pack{})
 	s.large.init(filepath.Join(dir, "large"), o.MaxOpen, k)
 	for _, sub := range []string{"packs", "large", "quarantine", "tmp"} {
@@ -125,6 +127,7 @@ func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.heal.close()
 	s.holdMu.Lock()
 	if s.collecting != nil {
 		s.collecting(ErrClosed)
