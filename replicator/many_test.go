@@ -357,7 +357,7 @@ func TestAcceptLoss(t *testing.T) {
 	m2.term = newTerm(5)
 	m2.lead()
 	g.await("m2", "in trouble", func(s Status) bool { return s.Problem != nil })
-	if _, err := m2.replica.Rollback(t.Context(), 1, ""); err == nil {
+	if _, err := m2.replica.Rollback(t.Context(), 1, Publication{}); err == nil {
 		t.Error("rolled back although the head is not here")
 	}
 	if _, after, err := m2.replica.Recover(t.Context(), Recovery{}); err != nil || after.Number != 2 {

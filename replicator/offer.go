@@ -15,6 +15,7 @@ type Offer struct {
 	Root      tree.Digest `json:"root"`
 	Source    string      `json:"source"` // the identity of the source: "master:/path"
 	Note      string      `json:"note,omitempty"`
+	Caller    string      `json:"caller,omitempty"`    // who asked for it
 	Automatic bool        `json:"automatic,omitempty"` // nobody has asked for it: only the source that the head came from may
 }
 
@@ -36,7 +37,7 @@ func (r *Replica) offer(ctx context.Context, p Publication) (Result, error) {
 	res := Result{Generation: head}
 	if err == nil && (merged.Changed || head.Source != r.identity()) {
 		res, err = r.cfg.Peers.Offer(ctx, r.cfg.Shard, Offer{
-			Master: r.cfg.Master, Root: merged.Root, Source: r.identity(), Note: p.Note, Automatic: p.automatic,
+			Master: r.cfg.Master, Root: merged.Root, Source: r.identity(), Note: p.Note, Caller: p.Caller, Automatic: p.automatic,
 		})
 	}
 	res.Took = time.Since(began)
@@ -81,7 +82,7 @@ func (r *Replica) Accept(ctx context.Context, o Offer) (Result, error) {
 		if o.Automatic && r.settings.Paused {
 			return fmt.Errorf("shard %s: the source is paused: %w", r.cfg.Shard, ErrHolding)
 		}
-		res, err = r.publishTree(ctx, o.Root, change{source: o.Source, note: o.Note})
+		res, err = r.publishTree(ctx, o.Root, change{source: o.Source, note: o.Note, caller: o.Caller})
 		return err
 	})
 	return res, err

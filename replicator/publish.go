@@ -17,6 +17,7 @@ type Publication struct {
 	Note     string
 	Root     tree.Digest           // an uploaded tree's root object; zero: the source
 	Origin   string                // where an uploaded tree came from: "host:/dir"
+	Caller   string                // who asks; for the record
 	Progress func(source.Progress) // told how far the scan is; may be nil
 
 	automatic bool // nobody has asked for it
@@ -48,15 +49,16 @@ func (r *Replica) Publish(ctx context.Context, p Publication) (res Result, err e
 	return res, err
 }
 
-// Rollback publishes the tree of an earlier generation as the next one: number 0 means the one before the head.
+// Rollback publishes the tree of an earlier generation as the next one: number 0 means the one before the head. Of p only
+// the note and the caller count.
 // The source does not publish by itself afterwards, until Publish takes the shard back to it.
-func (r *Replica) Rollback(ctx context.Context, number uint64, note string) (res Result, err error) {
+func (r *Replica) Rollback(ctx context.Context, number uint64, p Publication) (res Result, err error) {
 	err = r.ask(ctx, func(ctx context.Context) error {
 		g, err := r.retained(number)
 		if err != nil {
 			return err
 		}
-		res, err = r.publishTree(ctx, g.Root, change{source: RollbackSource + strconv.FormatUint(g.Number, 10), note: note})
+		res, err = r.publishTree(ctx, g.Root, change{source: RollbackSource + strconv.FormatUint(g.Number, 10), note: p.Note, caller: p.Caller})
 		return err
 	})
 	return res, err
@@ -121,7 +123,7 @@ func (r *Replica) publishScan(ctx context.Context, p Publication) (Result, error
 		if err != nil {
 			return Result{}, fmt.Errorf("scan %s: %w", r.cfg.Directory, err)
 		}
-		res, err := r.advance(ctx, head, scan, change{source: r.identity(), note: p.Note, root: scan.Root()})
+		res, err := r.advance(ctx, head, scan, change{source: r.identity(), note: p.Note, caller: p.Caller, root: scan.Root()})
 		if err != nil {
 			scan.Abort()
 			return res, err
@@ -135,7 +137,7 @@ func (r *Replica) publishScan(ctx context.Context, p Publication) (Result, error
 // publishUpload publishes an uploaded tree. A source that published by itself until now holds from then on.
 func (r *Replica) publishUpload(ctx context.Context, p Publication) (Result, error) {
 	before, _ := decide(r.sourceView())
-	res, err := r.publishTree(ctx, p.Root, change{source: "upload:" + p.Origin, note: p.Note})
+	res, err := r.publishTree(ctx, p.Root, change{source: "upload:" + p.Origin, note: p.Note, caller: p.Caller})
 	if err == nil && before == SourceWatching {
 		res.Warnings = append(res.Warnings, fmt.Sprintf("the source %s is on hold now: `nfs-fleet publish %s` takes the shard back to it", r.identity(), r.cfg.Shard))
 	}
@@ -229,9 +231,9 @@ func (r *Replica) tellPublished(res Result) {
 
 // change is what a new generation says of itself.
 type change struct {
-	source, note string
-	root         tree.Observed
-	instead      *tree.Digest // what to merge onto when the head's tree cannot be read
+	source, note, caller string
+	root                 tree.Observed
+	instead              *tree.Digest // what to merge onto when the head's tree cannot be read
 }
 
 // advance merges what the lister wants onto the head and moves the head to the result.
@@ -255,7 +257,7 @@ func (r *Replica) advance(ctx context.Context, head seenHead, l tree.Lister, c c
 	}
 	next := tree.Generation{
 		Number: number, Root: merged.Root, Files: merged.Files, Bytes: merged.Bytes, NextIno: merged.NextIno, PublishedAt: r.cfg.Now().UTC(),
-		By: r.cfg.Master, Epoch: r.term.Epoch(), Era: r.cfg.Era(), Source: c.source, Copies: 1, Note: c.note,
+		By: r.cfg.Master, Epoch: r.term.Epoch(), Era: r.cfg.Era(), Source: c.source, Copies: 1, Caller: c.caller, Note: c.note,
 	}
 	warnings, err := r.move(ctx, head, &next)
 	if err != nil {

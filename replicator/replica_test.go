@@ -423,7 +423,7 @@ func TestRollbackPausesTheSource(t *testing.T) {
 	<-b.flipped
 	b.write("a", "two")
 	<-b.flipped
-	back, err := b.replica.Rollback(t.Context(), 0, "oops")
+	back, err := b.replica.Rollback(t.Context(), 0, Publication{Note: "oops"})
 	<-b.flipped
 	if err != nil || back.Generation.Number != 3 || back.Generation.Source != "rollback:1" || back.Generation.Note != "oops" {
 		t.Fatalf("rollback: %+v, %v", back, err)
@@ -440,7 +440,7 @@ func TestRollbackPausesTheSource(t *testing.T) {
 	if got := b.content(st.Head.Root, "a"); got != "two" || st.Source != SourceWatching {
 		t.Errorf("after the next publish a is %q and the source %s", got, st.Source)
 	}
-	if _, err := b.replica.Rollback(t.Context(), 77, ""); !errors.Is(err, ErrNoGeneration) {
+	if _, err := b.replica.Rollback(t.Context(), 77, Publication{}); !errors.Is(err, ErrNoGeneration) {
 		t.Errorf("rollback to what never was: %v", err)
 	}
 }

@@ -167,7 +167,7 @@ func (c control) Publish(ctx context.Context, name string, r console.PublishRequ
 	if err := c.writable(); err != nil {
 		return console.Published{}, err
 	}
-	p := replicator.Publication{Note: r.Note, Root: r.Root, Origin: r.Origin, Progress: scanProgress(progress)}
+	p := replicator.Publication{Note: r.Note, Root: r.Root, Origin: r.Origin, Caller: r.Caller.String(), Progress: scanProgress(progress)}
 	if !r.Root.IsZero() {
 		done, err := c.uploads.use(r.Upload, name)
 		if err != nil {
@@ -188,7 +188,7 @@ func (c control) Rollback(ctx context.Context, name string, r console.RollbackRe
 	if err := c.writable(); err != nil {
 		return console.Published{}, err
 	}
-	res, err := s.replica.Rollback(ctx, r.Generation, r.Note)
+	res, err := s.replica.Rollback(ctx, r.Generation, replicator.Publication{Note: r.Note, Caller: r.Caller.String()})
 	return c.published(name, res, err)
 }
 

@@ -140,10 +140,11 @@ type Generation struct {
 	Bytes       uint64    `json:"bytes"`    // sum of their sizes
 	NextIno     uint64    `json:"next_ino"` // the lowest ino not yet allotted
 	PublishedAt time.Time `json:"published_at"`
-	By          string    `json:"by"`            // the master that moved the head
-	Era         int       `json:"era,omitempty"` // recoveries of the fleet before it: epochs are compared as (Era, Epoch)
-	Epoch       int64     `json:"epoch"`         // its epoch as leader
-	Source      string    `json:"source"`        // where the content came from: "master:/path", "upload", "rollback:N"
-	Copies      int       `json:"copies"`        // masters that held it whole when the head moved
+	By          string    `json:"by"`               // the master that moved the head
+	Era         int       `json:"era,omitempty"`    // recoveries of the fleet before it: epochs are compared as (Era, Epoch)
+	Epoch       int64     `json:"epoch"`            // its epoch as leader
+	Source      string    `json:"source"`           // where the content came from: "master:/path", "upload", "rollback:N"
+	Copies      int       `json:"copies"`           // masters that held it whole when the head moved
+	Caller      string    `json:"caller,omitempty"` // who asked for it; "": the source published by itself
 	Note        string    `json:"note,omitempty"`
 }
