@@ -165,6 +165,9 @@ type Master struct {
 	StartedAt time.Time   `json:"started_at"`
 	State     MasterState `json:"state"`
 	Sources   []string    `json:"sources"` // shards whose source it has
+	// Its embedded etcd: where the other members reach it (https://host:port), and its member ID in hexadecimal. "": none.
+	EtcdPeer   string `json:"etcd_peer,omitempty"`
+	EtcdMember string `json:"etcd_member,omitempty"`
 }
 
 // Replica is what one master serves: the generation of each shard.
