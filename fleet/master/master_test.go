@@ -4,15 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 )
@@ -30,9 +31,9 @@ type running struct {
 func testConfig(t *testing.T) Config {
 	t.Helper()
 	c := Default()
-	c.Name, c.DataDir, c.LeaseTTL = "m1", filepath.Join(t.TempDir(), "data"), MinLeaseTTL
-	c.Listen = ListenConfig{NFS: freeAddress(t), HTTP: freeAddress(t), Portmap: PortmapOff}
-	c.Etcd.ClientListen, c.Etcd.PeerListen = freeAddress(t), freeAddress(t)
+	c.Name, c.DataDir, c.LeaseTTL = "m1", filepath.Join(t.TempDir(), "data"), 10*time.Second // more than a busy machine keeps a renewal waiting
+	c.Listen = ListenConfig{NFS: etcdtest.FreeAddress(), HTTP: etcdtest.FreeAddress(), Portmap: PortmapOff}
+	c.Etcd.ClientListen, c.Etcd.PeerListen = etcdtest.FreeAddress(), etcdtest.FreeAddress()
 	c.Scan.Quiet = 20 * time.Millisecond
 	src := t.TempDir()
 	write(t, src, "hello", "one")
@@ -40,21 +41,39 @@ func testConfig(t *testing.T) Config {
 	return c
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
+// write makes or replaces a file in one step: a source that publishes by itself must not meet half of it.
 func write(t *testing.T, dir, name, content string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+	whole := filepath.Join(t.TempDir(), name)
+	if err := errors.Join(os.WriteFile(whole, []byte(content), 0o644), os.Rename(whole, filepath.Join(dir, name))); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// testLog writes to a test's log until the test ends: a part that did not stop in time may go on for a while.
+type testLog struct {
+	mu sync.Mutex // guards t
+	t  *testing.T // nil: it has ended
+}
+
+func newTestLog(t *testing.T) *testLog {
+	l := &testLog{t: t}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.t = nil
+	})
+	return l
+}
+
+// Write implements io.Writer.
+func (l *testLog) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.t != nil {
+		l.t.Logf("%s", bytes.TrimSpace(line))
+	}
+	return len(line), nil
 }
 
 func start(t *testing.T, c Config) *running {
@@ -68,7 +87,8 @@ func start(t *testing.T, c Config) *running {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t, c, client, cancel, make(chan error, 1)}
-	go func() { r.ended <- Run(ctx, c, "test", zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.InfoLevel)) }()
+	log := zerolog.New(newTestLog(t)).Level(zerolog.InfoLevel)
+	go func() { r.ended <- Run(ctx, c, "test", log) }()
 	t.Cleanup(r.stop)
 	return r
 }
@@ -81,11 +101,14 @@ func (r *running) stop() {
 	r.ended <- nil
 }
 
+// patience is how long anything may take that a test waits for. It never does.
+const patience = time.Minute
+
 // until asks for the status until ok accepts it.
 func (r *running) until(what string, ok func(console.Status) bool) console.Status {
 	r.Helper()
 	var last console.Status
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		st, err := r.client.Status(r.Context())
 		if err == nil && ok(st) {
 			return st
@@ -98,7 +121,7 @@ func (r *running) until(what string, ok func(console.Status) bool) console.Statu
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	r.Fatalf("%s: not within 20 s; last seen %+v", what, last)
+	r.Fatalf("%s: not within %s; last seen %+v", what, patience, last)
 	return last
 }
 
@@ -111,8 +134,9 @@ func serves(generation uint64) func(console.Status) bool {
 func TestMasterPublishesRollsBackAndRestarts(t *testing.T) {
 	cfg := testConfig(t)
 	m := start(t, cfg)
-	first := m.until("generation 1", serves(1)).Shards[0]
-	if first.Leader != "m1" || first.Epoch == 0 || first.Files != 1 || first.Head != 1 {
+	// The head is served as soon as it has moved; that etcd tells of it too comes a moment later.
+	first := m.until("generation 1", func(s console.Status) bool { return serves(1)(s) && s.Shards[0].Head == 1 }).Shards[0]
+	if first.Leader != "m1" || first.Epoch == 0 || first.Files != 1 {
 		t.Errorf("shard: %+v", first)
 	}
 	if err := m.client.Ready(); err != nil {
