@@ -1,18 +1,14 @@
 package console
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
@@ -23,39 +19,21 @@ import (
 const DefaultServer = "http://127.0.0.1:7049"
 
 const (
-	dialTimeout  = 5 * time.Second
 	quickTimeout = 30 * time.Second // for what does not stream
-	slowTimeout  = 10 * time.Minute // for one batch of an upload, and a recovery
+	slowTimeout  = 10 * time.Minute // for one batch of an upload, and what moves leaderships
 )
 
 // Client asks a master's console. It is a Control; every error of it wraps a sentinel of this package if the server's
 // did, and ErrUnreachable when no HTTP answer came. It is safe for concurrent use.
 type Client struct {
-	base string // without a trailing slash
-	http *http.Client
+	servers []string     // base URLs without a trailing slash, one at the least
+	last    atomic.Int64 // index of the one that answered last
+	http    *http.Client
+	bearer  string // the token; "": none
+	user    string
 }
 
 var _ Control = (*Client)(nil)
-
-// NewClient returns a client of the console at server, an http or https URL or host:port.
-func NewClient(server string) (*Client, error) {
-	if !strings.Contains(server, "://") {
-		server = "http://" + server
-	}
-	u, err := url.Parse(server)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, Errorf(ErrInvalid, "--server %q: give a URL as in %s", server, DefaultServer)
-	}
-	t := &http.Transport{
-		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSHandshakeTimeout: dialTimeout,
-		MaxIdleConnsPerHost: 4, IdleConnTimeout: idleTimeout, ForceAttemptHTTP2: true,
-	}
-	return &Client{strings.TrimSuffix(u.String(), "/"), &http.Client{Transport: t}}, nil
-}
-
-// Server returns the URL that the client asks.
-func (c *Client) Server() string { return c.base }
 
 // Status is Control.Status.
 func (c *Client) Status(ctx context.Context) (Status, error) {
@@ -148,7 +126,7 @@ func (c *Client) probe(path string) error {
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	if err != nil {
-		return c.lost(err)
+		return lost(resp, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return Errorf(ErrUnavailable, "%s", strings.TrimSpace(string(text)))
@@ -249,32 +227,37 @@ func call[T any](ctx context.Context, c *Client, r request) (v T, err error) {
 	}
 	defer resp.Body.Close()
 	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
-		return v, c.lost(err)
+		return v, lost(resp, err)
 	}
 	return v, nil
 }
 
-// follow sends a request and reads a stream of lines to its end: the result goes to into, the others to fn.
+// follow sends a request and reads a stream of lines to its end: the result goes to into, the others to fn. A master that
+// says nothing at all for too long, not even that it is alive, is given up.
 func (c *Client) follow(ctx context.Context, r request, into any, fn func(line) error) error {
-	resp, err := c.send(ctx, r)
+	asked, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	alive := newVigil(silence, end)
+	defer alive.stop()
+	resp, err := c.send(asked, r)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	for d := json.NewDecoder(resp.Body); ; {
+	for d := json.NewDecoder(alive.reader(resp.Body)); ; {
 		var l line
 		if err := d.Decode(&l); err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return c.lost(err)
+			return lost(resp, cause(asked, err))
 		}
 		switch {
 		case l.Kind != "":
 			return apiError{l.Error, l.Kind}.err()
 		case l.Result != nil:
 			if err := json.Unmarshal(l.Result, into); err != nil {
-				return c.lost(err)
+				return lost(resp, err)
 			}
 			return nil
 		}
@@ -284,75 +267,10 @@ func (c *Client) follow(ctx context.Context, r request, into any, fn func(line) 
 	}
 }
 
-// send sends a request and returns an answer of status 200.
-func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
-	resp, err := c.do(ctx, r)
-	if err != nil || resp.StatusCode == http.StatusOK {
-		return resp, err
-	}
-	defer resp.Body.Close()
-	var e apiError
-	if json.NewDecoder(io.LimitReader(resp.Body, maxJSON)).Decode(&e) != nil || e.Kind == "" {
-		return nil, fmt.Errorf("%s answered %s: is it the console of an nfs-fleet master?", c.base, resp.Status)
-	}
-	return nil, e.err()
-}
-
-// do sends a request and returns whatever answer comes.
-func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
-	body, kind := r.stream, "application/octet-stream"
-	if r.body != nil {
-		b, err := json.Marshal(r.body)
-		if err != nil {
-			return nil, fmt.Errorf("encode the request: %w", err)
-		}
-		body, kind = bytes.NewReader(b), "application/json"
-	}
-	target := c.base + r.path
-	if len(r.query) > 0 {
-		target += "?" + r.query.Encode()
-	}
-	req, err := http.NewRequestWithContext(ctx, r.method, target, body)
-	if err != nil {
-		return nil, Errorf(ErrInvalid, "%w", err)
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", kind)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, c.unreachable(ctx, err)
-	}
-	return resp, nil
-}
-
-// unreachable says what to do about a request that got no answer.
-func (c *Client) unreachable(ctx context.Context, err error) error {
-	var ue *url.Error
-	if errors.As(err, &ue) {
-		err = ue.Err
-	}
-	if errors.Is(ctx.Err(), context.Canceled) {
+// cause is why a request whose context has ended failed with err.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	why := err.Error()
-	var op *net.OpError
-	var call *os.SyscallError
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		why = "timed out"
-	case errors.As(err, &call):
-		why = call.Err.Error()
-	case errors.As(err, &op):
-		why = op.Err.Error()
-	}
-	return Errorf(ErrUnreachable, "no master answers at %s (%s): is `nfs-fleet serve` running? or set --server", c.base, why)
-}
-
-// lost is an answer that broke off: what was asked for may have happened.
-func (c *Client) lost(err error) error {
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return Errorf(ErrUnreachable, "the answer of %s broke off (%v): `nfs-fleet status` and `history` show whether it was done", c.base, err)
+	return err
 }

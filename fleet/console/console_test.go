@@ -46,9 +46,9 @@ func exchanges() []exchange {
 			func(*fake) any { return patch.Apply(fleet.NewShard("www", epoch)) }},
 		{"DeleteShard", func(ctx context.Context, c Control) (any, error) { return ok(c.DeleteShard(ctx, "www")) }, "delete www", nothing},
 		{"Publish", func(ctx context.Context, c Control) (any, error) { return c.Publish(ctx, "www", publish, nil) },
-			fmt.Sprintf("publish www %+v", publish), func(f *fake) any { return f.result }},
+			"publish www {Note:why Wait:true Root:" + root.String() + " Upload:u1 Origin:host:/dir Caller:local}", func(f *fake) any { return f.result }},
 		{"Rollback", func(ctx context.Context, c Control) (any, error) { return c.Rollback(ctx, "www", rollback, nil) },
-			fmt.Sprintf("rollback www %+v", rollback), func(f *fake) any { return f.result }},
+			"rollback www {Generation:3 Note:back Wait:true Caller:local}", func(f *fake) any { return f.result }},
 		{"History", func(ctx context.Context, c Control) (any, error) { return c.History(ctx, "www") }, "history www", func(f *fake) any { return f.history }},
 		{"Diff", func(ctx context.Context, c Control) (any, error) {
 			var all []Change

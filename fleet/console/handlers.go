@@ -90,6 +90,8 @@ func (a *api) publish(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := a.detached(r)
 	defer cancel()
 	s := newStream(w)
+	defer s.stop()
+	req.Caller = CallerOf(r.Context())
 	p, err := a.control.Publish(ctx, r.PathValue("shard"), req, s.progress)
 	p.Warnings = listed(p.Warnings)
 	return s.end(p, err)
@@ -103,6 +105,8 @@ func (a *api) rollback(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := a.detached(r)
 	defer cancel()
 	s := newStream(w)
+	defer s.stop()
+	req.Caller = CallerOf(r.Context())
 	p, err := a.control.Rollback(ctx, r.PathValue("shard"), req, s.progress)
 	p.Warnings = listed(p.Warnings)
 	return s.end(p, err)
@@ -114,6 +118,7 @@ func (a *api) verify(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s := newStream(w)
+	defer s.stop()
 	v, err := a.control.Verify(r.Context(), req, s.progress)
 	v.Bad, v.Missing = listed(v.Bad), listed(v.Missing)
 	return s.end(v, err)
@@ -142,6 +147,7 @@ func (a *api) diff(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s := newStream(w)
+	defer s.stop()
 	n := 0
 	err = a.control.Diff(r.Context(), r.PathValue("shard"), from, to, func(c Change) error {
 		n++
@@ -166,10 +172,17 @@ func generation(r *http.Request, name string) (uint64, error) {
 func (a *api) source(w http.ResponseWriter, r *http.Request) error {
 	action := SourceAction(r.PathValue("action"))
 	switch action {
-	case SourcePause, SourceResume, SourceRescan:
+	case SourcePause, SourceRescan:
 		return answer(w, empty{}, a.control.Source(r.Context(), r.PathValue("shard"), action))
 	}
 	return Errorf(ErrInvalid, "source action %q: use pause, resume or rescan", action)
+}
+
+func (a *api) resume(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := a.detached(r)
+	defer cancel()
+	patient(w)
+	return answer(w, empty{}, a.control.Source(ctx, r.PathValue("shard"), SourceResume))
 }
 
 func (a *api) recover(w http.ResponseWriter, r *http.Request) error {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 )
 
@@ -31,27 +30,39 @@ type Config struct {
 	Control Control
 	Metrics prometheus.Gatherer // nil: no /metrics
 	Logger  zerolog.Logger
+	Name    string // of this master
+
+	// Leader returns the name of the master that leads a shard now. An ErrNoLeader is asked about again for a while,
+	// because a hand-over may be under way; any other error is the answer to whoever asked. It does not block. nil:
+	// this master answers everything itself.
+	Leader func(shard string) (master string, err error)
+	// Peer returns how another master's API is reached: a client that presents this master's certificate, and a URL
+	// without a path.
+	Peer func(master string) (client *http.Client, url string, err error)
 }
 
 // Server answers HTTP for one Control.
-type Server struct {
-	control Control
-	metrics prometheus.Gatherer
-	log     zerolog.Logger
-}
+type Server struct{ c Config }
 
 // NewServer returns a server that does not listen yet.
-func NewServer(c Config) *Server { return &Server{c.Control, c.Metrics, c.Logger} }
+func NewServer(c Config) *Server { return &Server{c} }
+
+// Handler answers requests from other machines: authorize says who asks, as Remote does; an error of it is the answer.
+// Long operations end with ctx. The http.Server around it needs no timeouts but those for headers and idle connections.
+func (s *Server) Handler(ctx context.Context, authorize func(*http.Request) (Caller, error)) http.Handler {
+	return s.handler(ctx, false, authorize)
+}
 
 // Serve answers on l until ctx ends; then it closes l, cancels the requests in flight, waits a bounded time for them,
-// and returns nil. On a loopback address only requests for loopback names and IP addresses are answered.
+// and returns nil. Whoever asks from this machine may do everything, others only see health and metrics. On a loopback
+// address only requests for loopback names and IP addresses are answered.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	h := &http.Server{
-		Handler:           s.handler(ctx, isLoopback(l.Addr())),
+		Handler:           s.handler(ctx, isLoopback(l.Addr()), local),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog:       log.New(logWriter{s.log}, "", 0),
+		ErrorLog:       log.New(logWriter{s.c.Logger}, "", 0),
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- h.Serve(l) }()
@@ -87,87 +98,4 @@ func (w logWriter) Write(p []byte) (int, error) {
 	}
 	event.Str("part", "http").Msg(strings.TrimSpace(string(p)))
 	return len(p), nil
-}
-
-// api is the handlers of one Serve. base ends when the server stops.
-type api struct {
-	*Server
-	base context.Context
-}
-
-// endpoint answers one request: it writes a 2xx answer itself or returns an error and has written nothing.
-type endpoint func(w http.ResponseWriter, r *http.Request) error
-
-func (s *Server) handler(base context.Context, loopback bool) http.Handler {
-	a := &api{s, base}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", probe(s.control.Healthy))
-	mux.HandleFunc("GET /readyz", probe(s.control.Ready))
-	if s.metrics != nil {
-		mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: writeTimeout / 2}))
-	}
-	for pattern, e := range map[string]endpoint{
-		"GET /v1/status":                                   a.status,
-		"GET /v1/shards":                                   a.shards,
-		"POST /v1/shards":                                  a.createShard,
-		"GET /v1/shards/{shard}":                           a.showShard,
-		"PATCH /v1/shards/{shard}":                         a.setShard,
-		"DELETE /v1/shards/{shard}":                        a.deleteShard,
-		"POST /v1/shards/{shard}/publish":                  a.publish,
-		"POST /v1/shards/{shard}/rollback":                 a.rollback,
-		"GET /v1/shards/{shard}/generations":               a.history,
-		"GET /v1/shards/{shard}/diff":                      a.diff,
-		"POST /v1/shards/{shard}/source/{action}":          a.source,
-		"POST /v1/shards/{shard}/uploads":                  a.beginUpload,
-		"DELETE /v1/shards/{shard}/uploads/{upload}":       a.endUpload,
-		"POST /v1/shards/{shard}/uploads/{upload}/missing": a.missing,
-		"POST /v1/shards/{shard}/uploads/{upload}/objects": a.putObjects,
-		"POST /v1/shards/{shard}/lead":                     a.lead,
-		"POST /v1/shards/{shard}/recover":                  a.recoverShard,
-		"GET /v1/masters":                                  a.masters,
-		"GET /v1/self":                                     a.self,
-		"DELETE /v1/masters/{master}":                      a.removeMaster,
-		"POST /v1/masters/{master}/drain":                  a.drain,
-		"POST /v1/masters/{master}/undrain":                a.undrain,
-		"GET /v1/tokens":                                   a.tokens,
-		"POST /v1/tokens":                                  a.createToken,
-		"DELETE /v1/tokens/{token}":                        a.revokeToken,
-		"POST /v1/verify":                                  a.verify,
-		"POST /v1/recover":                                 a.recover,
-		"/v1/":                                             noEndpoint,
-	} {
-		mux.Handle(pattern, a.wrap(e))
-	}
-	return guard(mux, loopback)
-}
-
-func noEndpoint(_ http.ResponseWriter, r *http.Request) error {
-	return Errorf(ErrInvalid, "no endpoint %s %s: docs/api.md lists them", r.Method, r.URL.Path)
-}
-
-// probe answers a load balancer: 200 or 503, and a line that says why.
-func probe(check func() error) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		if err := check(); err != nil {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			fmt.Fprintln(w, err)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	}
-}
-
-// wrap answers errors and logs the request.
-func (a *api) wrap(e endpoint) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		began := time.Now()
-		err := e(w, r)
-		if err != nil {
-			body, status := toAPI(err)
-			writeJSON(w, status, body)
-		}
-		a.log.Debug().Str("client", r.RemoteAddr).Str("method", r.Method).Str("path", r.URL.Path).AnErr("err", err).
-			Int64("took_ms", time.Since(began).Milliseconds()).Msg("http request")
-	})
 }

@@ -98,7 +98,7 @@ func TestAnyHostNameOffLoopback(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := &recorder{header: http.Header{}}
-		s.handler(context.Background(), loopback).ServeHTTP(w, r)
+		s.handler(context.Background(), loopback, local).ServeHTTP(w, r)
 		if w.code != want {
 			t.Errorf("loopback %t: %d, want %d", loopback, w.code, want)
 		}

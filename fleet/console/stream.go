@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 )
 
@@ -24,35 +25,74 @@ const (
 	flushEvery    = 50 * time.Millisecond
 )
 
-// stream writes an NDJSON answer. It is used by one goroutine. Nothing is sent before the first line, so that an
-// operation that fails at once is answered with a proper status code.
+// streamType is the media type of a stream.
+const streamType = "application/x-ndjson"
+
+// stream writes an NDJSON answer. Nothing is sent before the first line, so that an operation that fails at once is
+// answered with a proper status code. Whoever has to wait for a line gets an empty one every heartbeat.
 type stream struct {
-	w        http.ResponseWriter
-	ctl      *http.ResponseController
-	started  bool
-	broken   error // of the first write that failed; the client is gone
-	flushed  time.Time
-	reported time.Time
+	w     http.ResponseWriter
+	ctl   *http.ResponseController
+	quit  chan struct{} // closed when nothing is written any more
+	ended chan struct{} // closed when the heart has stopped
+	stop  func()        // closes quit and waits for ended; more than once is no mistake
+
+	mu      sync.Mutex // guards what follows, and writing
+	started bool
+	broken  error // of the first write that failed; the client is gone
+	flushed time.Time
+
+	reported time.Time // used by whoever reports progress
 	step     string
 }
 
+// newStream returns a stream, which is stopped before its request's handler returns.
 func newStream(w http.ResponseWriter) *stream {
-	return &stream{w: w, ctl: http.NewResponseController(w)}
+	s := &stream{w: w, ctl: http.NewResponseController(w), quit: make(chan struct{}), ended: make(chan struct{})}
+	s.stop = sync.OnceFunc(func() { close(s.quit); <-s.ended })
+	go s.beat()
+	return s
+}
+
+// beat shows that the stream is alive when nothing else does.
+func (s *stream) beat() {
+	defer close(s.ended)
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case now := <-tick.C:
+			s.mu.Lock()
+			if now.Sub(s.flushed) >= heartbeat {
+				_ = s.put([]byte{'\n'}, true)
+			}
+			s.mu.Unlock()
+		}
+	}
 }
 
 func (s *stream) send(l line) error {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.put(append(b, '\n'), l.Change == nil)
+}
+
+// put writes bytes, the first ones with the header. The caller holds mu.
+func (s *stream) put(b []byte, flush bool) error {
 	if s.broken != nil {
 		return s.broken
 	}
 	if !s.started {
 		s.started = true
-		s.w.Header().Set("Content-Type", "application/x-ndjson")
+		s.w.Header().Set("Content-Type", streamType)
 	}
-	b, err := json.Marshal(l)
-	if err != nil {
-		return err
-	}
-	s.broken = s.write(append(b, '\n'), l.Change == nil)
+	s.broken = s.write(b, flush)
 	return s.broken
 }
 
@@ -83,6 +123,7 @@ func (s *stream) progress(p Progress) {
 
 // end sends the last line. It returns err when nothing was sent yet, and nil otherwise.
 func (s *stream) end(result any, err error) error {
+	s.stop()
 	if err != nil && !s.started {
 		return err
 	}
