@@ -3,8 +3,11 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"runtime"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -32,7 +35,7 @@ type Fetcher struct {
 
 	mu      sync.Mutex // guards what follows
 	flights map[tree.Digest]*flight
-	peers   map[string]*peer
+	shunned map[string]time.Time // masters, and until when
 }
 
 // NewFetcher returns a Fetcher. It has nothing to be closed: all that it does ends with the calls of its methods.
@@ -40,7 +43,7 @@ func NewFetcher(c Config) *Fetcher {
 	if c.Pressure == nil {
 		c.Pressure = func() bool { return false }
 	}
-	return &Fetcher{cfg: c, log: c.Logger, flights: make(map[tree.Digest]*flight), peers: make(map[string]*peer)}
+	return &Fetcher{cfg: c, log: c.Logger, flights: make(map[tree.Digest]*flight), shunned: make(map[string]time.Time)}
 }
 
 // Progress is how far a fetch has come.
@@ -60,16 +63,50 @@ type Progress struct {
 // answer, and the rest lack it; store.ErrFull; and tree.ErrCorrupt when the tree itself is not one. What came before an
 // error stays in the store, so that the next Fetch does not ask for it again.
 func (f *Fetcher) Fetch(ctx context.Context, root, base tree.Digest, prefer string, progress func(Progress)) error {
-	return errors.ErrUnsupported
+	if root == base {
+		return nil
+	}
+	return f.join(ctx, root, progress, func(ctx context.Context, progress func(Progress)) error {
+		defer f.cfg.Store.Hold()()
+		r := f.newRun(ctx, prefer, progress)
+		r.want(tree.RootPart(root, base))
+		if err := r.loop(runtime.GOMAXPROCS(0)); err != nil {
+			return fmt.Errorf("fetch tree %s: %w", root, err)
+		}
+		return nil
+	})
 }
 
 // Objects brings the objects named digests, durable, from any master: those that the store lacks or that are damaged in
 // it. missing are those that every living master lacks; the error is as that of Fetch, and says nothing of these.
 func (f *Fetcher) Objects(ctx context.Context, digests []tree.Digest) (missing []tree.Digest, err error) {
-	return nil, errors.ErrUnsupported
+	defer f.cfg.Store.Hold()()
+	r := f.newRun(ctx, "", nil)
+	r.objects = true
+	for _, d := range digests {
+		r.want(tree.Part{Digest: d})
+	}
+	if err := r.loop(runtime.GOMAXPROCS(0)); err != nil {
+		return r.missing, fmt.Errorf("fetch %d objects: %w", len(digests), err)
+	}
+	return r.missing, nil
 }
 
-type (
-	flight struct{}
-	peer   struct{}
-)
+// shunnedUntil returns until when a master is shunned.
+func (f *Fetcher) shunnedUntil(master string) time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.shunned[master]
+}
+
+func (f *Fetcher) shun(master string, until time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	for name, end := range f.shunned {
+		if now.After(end) {
+			delete(f.shunned, name)
+		}
+	}
+	f.shunned[master] = until
+}

@@ -23,6 +23,3 @@ func NewTransport(c *tls.Config) *http.Transport {
 		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2: one stream at half the speed
 	}
 }
-
-// streamsAPeer is how many requests one fetch has under way at one master.
-const streamsAPeer = 3

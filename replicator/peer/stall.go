@@ -1,0 +1,52 @@
+package peer
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// A peer that sends less than stallBytes in stallTime has stalled.
+const (
+	stallTime  = 5 * time.Second
+	stallBytes = 64 << 10
+)
+
+// watch ends a request whose peer stalls. Only the time in which this side waits for the peer counts: what a slow disk or
+// a paused fetch takes here is not the peer's fault. It belongs to the goroutine of the request.
+type watch struct {
+	timer  *time.Timer
+	begun  time.Time
+	waited time.Duration // since the last stallBytes came
+	bytes  int
+}
+
+// newWatch returns a watch that calls cancel with errStalled.
+func newWatch(cancel context.CancelCauseFunc) *watch {
+	w := &watch{timer: time.AfterFunc(time.Hour, func() { cancel(errStalled) })}
+	w.timer.Stop()
+	return w
+}
+
+// begin says that this side waits from now on.
+func (w *watch) begin() {
+	w.begun = time.Now()
+	w.timer.Reset(stallTime - w.waited)
+}
+
+// end says that n bytes have come.
+func (w *watch) end(n int) {
+	w.timer.Stop()
+	w.waited += time.Since(w.begun)
+	if w.bytes += n; w.bytes >= stallBytes {
+		w.bytes, w.waited = 0, 0
+	}
+}
+
+// read is one Read of r under the watch.
+func (w *watch) read(r io.Reader, p []byte) (int, error) {
+	w.begin()
+	n, err := r.Read(p)
+	w.end(n)
+	return n, err
+}

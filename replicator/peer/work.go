@@ -1,0 +1,124 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// task is something for a worker: a slab of objects that have come, or objects that were here already and are to be looked
+// into.
+type task struct {
+	slab *slab
+	here []item
+}
+
+// event is what run is told of: a request that has ended, a Sync that has, or what a worker has done.
+type event struct {
+	ended  *request // nothing more comes of it
+	synced bool
+
+	req      *request
+	finished []item      // stored, or found here, and looked into
+	fetched  int64       // bytes of these that came from a peer
+	parts    []tree.Part // that they name, and that are not blobs that are here
+	wrong    []item      // what came of them is not them
+	again    []item      // were here, and could not be read
+	err      error       // ends the fetch
+}
+
+// tell tells run, unless it is over.
+func (r *run) tell(e event) {
+	select {
+	case r.events <- e:
+	case <-r.ctx.Done():
+	}
+}
+
+// worker stores what comes and looks into it, until the fetch is over.
+func (r *run) worker() {
+	for {
+		select {
+		case t := <-r.work:
+			if t.slab != nil {
+				r.tell(r.takeIn(t.slab))
+				t.slab.free()
+			} else {
+				r.tell(r.lookInto(t.here))
+			}
+		case <-r.ctx.Done():
+			return
+		}
+	}
+}
+
+// takeIn hashes and stores the objects of a slab.
+func (r *run) takeIn(s *slab) event {
+	e := event{req: s.req}
+	for i := range s.objects {
+		o := &s.objects[i]
+		good, err := r.store(o)
+		if err == nil && good {
+			err = r.expand(&o.item, o.data, &e)
+		}
+		if err != nil {
+			e.err = err
+			return e
+		}
+		if !good {
+			e.wrong = append(e.wrong, o.item)
+			continue
+		}
+		e.fetched += int64(len(o.data))
+		e.finished = append(e.finished, o.item)
+	}
+	return e
+}
+
+// store puts an object that has come and reports whether it is the one that was asked for.
+func (r *run) store(o *received) (good bool, err error) {
+	if o.item.part.Form == tree.Blob && o.item.part.Size != uint64(len(o.data)) {
+		return false, nil
+	}
+	d, err := r.f.cfg.Store.Put(r.ctx, o.data)
+	if err != nil {
+		return false, fmt.Errorf("store: %w", err)
+	}
+	return d == o.item.part.Digest, nil
+}
+
+// expand finds what an object names.
+func (r *run) expand(it *item, b []byte, e *event) error {
+	if it.part.Form == tree.Blob || it.part.Form == tree.NoContent {
+		return nil
+	}
+	return it.part.Expand(r.ctx, r.f.cfg.Store, b, func(p tree.Part) error {
+		if p.Form != tree.Blob || !r.f.cfg.Store.Has(p.Digest) {
+			e.parts = append(e.parts, p)
+		}
+		return nil
+	})
+}
+
+// lookInto reads objects that are here.
+func (r *run) lookInto(here []item) event {
+	var e event
+	for i := range here {
+		it := &here[i]
+		b, err := r.f.cfg.Store.Get(r.ctx, it.part.Digest)
+		switch {
+		case errors.Is(err, tree.ErrMissing), errors.Is(err, tree.ErrCorrupt):
+			e.again = append(e.again, *it)
+			continue
+		case err == nil:
+			err = r.expand(it, b, &e)
+		}
+		if err != nil {
+			e.err = err
+			return e
+		}
+		e.finished = append(e.finished, *it)
+	}
+	return e
+}
