@@ -64,6 +64,7 @@ type Shard struct {
 	Strict    bool           `json:"strict"`     // refuse to publish with fewer masters alive than MinCopies
 	Keep      Keep           `json:"keep"`
 	Paused    bool           `json:"source_paused"`
+	Lead      string         `json:"lead,omitempty"` // the master that an operator wants to lead it; "": any
 	CreatedAt time.Time      `json:"created_at"`
 }
 

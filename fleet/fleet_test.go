@@ -28,6 +28,8 @@ func TestKeysMatchTheDesign(t *testing.T) {
 		k.Staged("www"): "/nfs-fleet/prod/staged/www", k.Generation("www", 42): "/nfs-fleet/prod/generations/www/0000000042",
 		k.Leader(CoordinatorSubject): "/nfs-fleet/prod/leaders/_fleet", k.Master("m1"): "/nfs-fleet/prod/masters/m1",
 		k.Replica("m1"): "/nfs-fleet/prod/replicas/m1", k.Mount("www", "10.0.0.1"): "/nfs-fleet/prod/mounts/www/10.0.0.1",
+		k.Roster("m1"): "/nfs-fleet/prod/roster/m1", k.Drained("m1"): "/nfs-fleet/prod/drained/m1",
+		k.Removed("i1"): "/nfs-fleet/prod/removed/i1", k.Token("t1"): "/nfs-fleet/prod/tokens/t1", k.CA(): "/nfs-fleet/prod/ca",
 	} {
 		if got != want {
 			t.Errorf("key %q, want %q", got, want)

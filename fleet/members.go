@@ -51,36 +51,54 @@ func unchanged(key string, revision int64) clientv3.Cmp {
 
 func absent(key string) clientv3.Cmp { return clientv3.Compare(clientv3.CreateRevision(key), "=", 0) }
 
-// PutRoster enters a master, or its new instance or address, and does not write what is there already. An instance keeps
-// its first JoinedAt. ErrRemoved: the instance was removed. ErrConflict: the entry was changed at the same moment.
+// PutRoster enters a master, or its new instance or address, and writes nothing when that is there already. An instance
+// keeps its first JoinedAt. ErrRemoved: the instance was removed. ErrExists: another instance of this name is alive.
 func (r *Registry) PutRoster(ctx context.Context, e RosterEntry) error {
 	if err := errors.Join(ValidName(e.Name), ValidInstance(e.Instance)); err != nil {
 		return fmt.Errorf("roster: %w", err)
 	}
-	key, removed := r.keys.Roster(e.Name), r.keys.Removed(e.Instance)
+	for {
+		if err := r.putRoster(ctx, e); !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+}
+
+func (r *Registry) putRoster(ctx context.Context, e RosterEntry) error {
+	key, living, removed := r.keys.Roster(e.Name), r.keys.Master(e.Name), r.keys.Removed(e.Instance)
+	resp, err := r.client.Txn(ctx).Then(clientv3.OpGet(key), clientv3.OpGet(living), clientv3.OpGet(removed)).Commit()
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, unavailable(err))
+	}
 	var known RosterEntry
-	revision, err := r.get(ctx, key, &known)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return err
+	var alive Master
+	revisions := make([]int64, len(resp.Responses))
+	for i, into := range []any{&known, &alive, &Removal{}} {
+		for _, kv := range resp.Responses[i].GetResponseRange().Kvs {
+			revisions[i] = kv.ModRevision
+			if err := decode(string(kv.Key), kv.Value, into); err != nil {
+				return err
+			}
+		}
 	}
-	if known.Instance == e.Instance {
-		e.JoinedAt = known.JoinedAt
-	}
-	write := put(key, e)
-	if known == e {
-		write = clientv3.OpGet(key, clientv3.WithKeysOnly())
-	}
-	resp, err := r.client.Txn(ctx).If(absent(removed), unchanged(key, revision)).Then(write).
-		Else(clientv3.OpGet(removed, clientv3.WithCountOnly())).Commit()
+	conditions := []clientv3.Cmp{unchanged(key, revisions[0]), absent(removed)}
 	switch {
-	case err != nil:
-		return fmt.Errorf("write %s: %w", key, unavailable(err))
-	case resp.Succeeded:
-		return nil
-	case resp.Responses[0].GetResponseRange().Count > 0:
+	case revisions[2] != 0:
 		return fmt.Errorf("%s (instance %s): %w", e.Name, e.Instance, ErrRemoved)
+	case known.Instance == e.Instance:
+		e.JoinedAt = known.JoinedAt
+	case alive.Instance != "" && alive.Instance != e.Instance:
+		return fmt.Errorf("a living master is called %s (instance %s, peer %s): %w", e.Name, alive.Instance, alive.Peer, ErrExists)
+	default:
+		conditions = append(conditions, unchanged(living, revisions[1]))
 	}
-	return fmt.Errorf("%s: %w", key, ErrConflict)
+	if known == e {
+		return nil
+	}
+	if _, err := r.swap(ctx, conditions, put(key, e)); err != nil {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	return nil
 }
 
 // Drain says that a master of the roster leads nothing from now on. Drained already it stays as it is. ErrNotFound: the

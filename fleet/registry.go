@@ -74,11 +74,11 @@ func (r *Registry) BumpEra(ctx context.Context, seen int) (Identity, error) {
 // With nothing to store it returns what is there, or ErrNotFound.
 func (r *Registry) CA(ctx context.Context, pem []byte) ([]byte, error) {
 	key := r.keys.CA()
-	txn := r.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Else(clientv3.OpGet(key))
+	var write []clientv3.Op
 	if len(pem) > 0 {
-		txn = txn.Then(clientv3.OpPut(key, string(pem)))
+		write = append(write, clientv3.OpPut(key, string(pem)))
 	}
-	resp, err := txn.Commit()
+	resp, err := r.client.Txn(ctx).If(absent(key)).Then(write...).Else(clientv3.OpGet(key)).Commit()
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("read %s: %w", key, unavailable(err))

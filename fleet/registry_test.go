@@ -208,6 +208,19 @@ func TestFollow(t *testing.T) {
 	if len(first.Heads) != 0 {
 		t.Error("a view that was handed out changed")
 	}
+	e := entry("m1")
+	if err := errors.Join(r.Stage(ctx, "www", f, v.Heads["www"].Revision, tree.Generation{Number: 2}), r.PutRoster(ctx, e), r.Drain(ctx, Drain{Master: "m1"})); err != nil {
+		t.Fatal(err)
+	}
+	until("what is staged, the roster, the drained", func(v View) bool {
+		return v.Staged["www"].Number == 2 && v.Roster["m1"] == e && v.Drained["m1"].Master == "m1"
+	})
+	if err := r.Remove(ctx, "m1", e.Instance); err != nil {
+		t.Fatal(err)
+	}
+	until("the removed", func(v View) bool {
+		return v.Removed[e.Instance].Master == "m1" && len(v.Roster) == 0 && len(v.Drained) == 0
+	})
 	if _, err := r.client.Put(ctx, r.Keys().Shard("bad"), "{"); err != nil {
 		t.Fatal(err)
 	}
