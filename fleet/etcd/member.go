@@ -2,11 +2,23 @@ package etcd
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
-	"net"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
+	"github.com/google/renameio/v2"
+	"github.com/google/uuid"
 	"github.com/rs/zerolog"
-	clientv3 "go.etcd.io/etcd/client/v3"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"golang.org/x/sys/unix"
 )
 
 // Config is what a Member needs to know. All of it but Failed is required.
@@ -14,10 +26,10 @@ type Config struct {
 	Name         string                        // of this master, and of the member
 	Dir          string                        // the member's; Dir.lock and Dir.old-TIME stand beside it
 	ClientListen string                        // loopback host:port
-	PeerListen   string                        // host:port
+	PeerListen   string                        // host:port; an empty host: every address
 	PeerURL      string                        // https://host:port, by which the other members reach PeerListen
 	TLS          func() (cert, key, ca string) // files; read again for each connection, the CA apart
-	Failed       func(error)                   // called when etcd has failed until the next start of this process; must not block
+	Failed       func(error)                   // told each failure that Status.Err shows; must not block; may be nil
 	Logger       zerolog.Logger
 }
 
@@ -28,7 +40,7 @@ type Status struct {
 	Voter    bool
 	Learner  bool
 	Leader   bool
-	MemberID uint64 // of the member that runs, or is on disk as far as known; 0: none
+	MemberID uint64 // of the member that runs, or else of the one on disk; 0: none
 	Err      error  // why it does not run although it should; nil otherwise
 }
 
@@ -36,43 +48,254 @@ type Status struct {
 // full disk. A master that has something to serve goes on without it.
 var ErrStart = errors.New("embedded etcd does not start")
 
-// Member is the etcd inside this process. It is safe for concurrent use.
-type Member struct{ cfg Config }
+// Member is the etcd inside this process. It is safe for concurrent use, but Open comes before Run.
+type Member struct {
+	cfg     Config
+	fsync   fsyncMean
+	noFsync bool // for tests
+
+	mu    sync.Mutex // guards the rest; never held while etcd works
+	lock  *os.File
+	now   *running // nil: it does not run
+	err   error
+	stuck bool // a start or an end has left something behind: nothing can be started until the process is
+}
 
 // New makes a Member, which does not run yet.
-func New(cfg Config) *Member { return &Member{cfg: cfg} }
+func New(cfg Config) *Member {
+	cfg.Logger = cfg.Logger.With().Str("part", "etcd").Logger()
+	return &Member{cfg: cfg}
+}
 
 // Open locks Dir and starts the member that it holds; with birth, when it holds none, a new cluster of one. Without
 // either it starts nothing: Run does, when the cluster names this master. It returns when the listeners are open, which
-// takes no quorum: see Ready. The error says what to do.
-func (m *Member) Open(ctx context.Context, birth bool) error { return nil }
-
-// Holds reports whether Dir holds a member.
-func (m *Member) Holds() bool { return false }
-
-// Run keeps the member as the cluster's member list wants it, the client's endpoints as Routes knows them, and the
-// database within its quota, until ctx ends; then it hands leadership over, if it can in a second, and closes the
-// member. It survives whatever happens to etcd; its error is always nil.
-func (m *Member) Run(ctx context.Context, client *clientv3.Client, routes *Routes) error {
-	<-ctx.Done()
+// takes no quorum: see Ready. The error says what to do; when it wraps ErrStart, Run may follow all the same.
+func (m *Member) Open(ctx context.Context, birth bool) error {
+	if err := m.lockDir(); err != nil {
+		return err
+	}
+	if !m.Holds() && !birth {
+		return nil
+	}
+	if err := m.start(ctx, m.Holds(), nil); err != nil {
+		if !errors.Is(err, ErrStart) {
+			m.unlock()
+		}
+		return err
+	}
 	return nil
 }
 
-// Ready is closed when the member that runs now has become part of a quorum.
-func (m *Member) Ready() <-chan struct{} { return nil }
+// lockDir keeps other masters off the directory: etcd itself would wait for it, saying nothing.
+func (m *Member) lockDir() error {
+	if err := os.MkdirAll(filepath.Dir(m.cfg.Dir), 0o700); err != nil {
+		return fmt.Errorf("embedded etcd: %w; choose another directory with --etcd-data-dir", err)
+	}
+	lock, err := os.OpenFile(m.cfg.Dir+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("embedded etcd: %w; choose another directory with --etcd-data-dir", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("embedded etcd: %s is used by another nfs-fleet that runs: stop it, or choose another directory with --etcd-data-dir", m.cfg.Dir)
+		}
+		return fmt.Errorf("embedded etcd: lock %s: %w; choose another directory with --etcd-data-dir", lock.Name(), err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lock = lock
+	return nil
+}
+
+func (m *Member) unlock() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lock != nil {
+		m.lock.Close()
+		m.lock = nil
+	}
+}
+
+// Holds reports whether Dir holds a member.
+func (m *Member) Holds() bool { return wal.Exist(filepath.Join(m.cfg.Dir, "member", "wal")) }
+
+// start starts the member that Dir holds (held), the one that the list has room for (list), or a new cluster.
+func (m *Member) start(ctx context.Context, held bool, list []*pb.Member) error {
+	c, err := m.settings()
+	if err != nil {
+		return m.failed(err)
+	}
+	c.InitialCluster = m.cfg.Name + "=" + m.cfg.PeerURL
+	switch {
+	case held:
+	case list != nil:
+		c.ClusterState = embed.ClusterStateFlagExisting
+		c.InitialCluster = initialCluster(m.cfg.Name, m.cfg.PeerURL, list)
+	default:
+		// Clusters that are born at the same address must not take each other for themselves.
+		c.InitialClusterToken = uuid.NewString()
+	}
+	r, err := launch(ctx, c, m.cfg.Logger)
+	if err != nil {
+		m.mu.Lock()
+		m.stuck = m.stuck || errors.Is(err, errLeftOver)
+		m.mu.Unlock()
+		return m.failed(fmt.Errorf("%w in %s: %w", ErrStart, m.cfg.Dir, err))
+	}
+	m.mu.Lock()
+	m.now, m.err = r, nil
+	m.mu.Unlock()
+	m.noteID(r.id())
+	m.cfg.Logger.Info().Str("member", memberID(r.id())).Str("peer_url", m.cfg.PeerURL).Bool("new", !held).Msg("etcd member started")
+	return nil
+}
+
+// initialCluster names every member by its address. The names of the others do not matter, but must not be this
+// master's, which a member that it has lost may still have.
+func initialCluster(name, peerURL string, list []*pb.Member) string {
+	var parts []string
+	for _, p := range list {
+		for _, u := range p.PeerURLs {
+			if u == peerURL {
+				parts = append(parts, name+"="+u)
+			} else {
+				parts = append(parts, "of-"+memberID(p.ID)+"="+u)
+			}
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+// failed notes why the member does not run.
+func (m *Member) failed(err error) error {
+	m.mu.Lock()
+	m.err = err
+	m.mu.Unlock()
+	if m.cfg.Failed != nil {
+		m.cfg.Failed(err)
+	}
+	return err
+}
+
+// idFile stands in the member's directory and goes where that goes.
+const idFile = "nfs-fleet.json"
+
+type idNote struct {
+	Member string `json:"member"`
+}
+
+func (m *Member) noteID(id uint64) {
+	if m.notedID() == id {
+		return
+	}
+	b, err := json.Marshal(idNote{memberID(id)})
+	if err == nil {
+		err = renameio.WriteFile(filepath.Join(m.cfg.Dir, idFile), append(b, '\n'), 0o600)
+	}
+	if err != nil {
+		m.cfg.Logger.Warn().Err(err).Msg("the etcd member's ID cannot be written down")
+	}
+}
+
+// notedID returns the ID of the member on disk; 0 when there is none or it is not known.
+func (m *Member) notedID() uint64 {
+	b, err := os.ReadFile(filepath.Join(m.cfg.Dir, idFile))
+	var note idNote
+	var id uint64
+	if err == nil {
+		err = json.Unmarshal(b, &note)
+	}
+	if err == nil {
+		_, err = fmt.Sscanf(note.Member, "%x", &id)
+	}
+	if err != nil || !m.Holds() {
+		return 0
+	}
+	return id
+}
+
+// setAside moves the member's directory out of the way, and removes what was set aside before.
+func (m *Member) setAside() error {
+	if _, err := os.Lstat(m.cfg.Dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	old, err := filepath.Glob(m.cfg.Dir + ".old-*")
+	if err != nil {
+		return err
+	}
+	to := m.cfg.Dir + ".old-" + time.Now().UTC().Format("20060102T150405.000")
+	if err := os.Rename(m.cfg.Dir, to); err != nil {
+		return fmt.Errorf("set the old etcd member aside: %w", err)
+	}
+	m.cfg.Logger.Warn().Str("dir", to).Msg("the data of an etcd member that is no more was set aside")
+	for _, dir := range slices.DeleteFunc(old, func(dir string) bool { return dir == to }) {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove what was set aside before: %w", err)
+		}
+	}
+	return nil
+}
+
+// present returns the start that runs; nil when none does.
+func (m *Member) present() *running {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
+}
+
+// stop ends the member if it runs.
+func (m *Member) stop() {
+	m.mu.Lock()
+	r := m.now
+	m.now = nil
+	m.mu.Unlock()
+	if r != nil && !r.close(closeLimit) {
+		m.mu.Lock()
+		m.stuck = true
+		m.mu.Unlock()
+	}
+}
+
+// Ready is closed when the member that runs now has become part of a quorum; nil while none runs.
+func (m *Member) Ready() <-chan struct{} {
+	if r := m.present(); r != nil {
+		return r.ready
+	}
+	return nil
+}
 
 // Status says how the member does.
-func (m *Member) Status() Status { return Status{} }
+func (m *Member) Status() Status {
+	m.mu.Lock()
+	r, err := m.now, m.err
+	m.mu.Unlock()
+	if r == nil || r.isOver() {
+		if r != nil && err == nil {
+			err = r.err
+		}
+		return Status{MemberID: m.notedID(), Err: err}
+	}
+	learner := r.server.Server.IsLearner()
+	return Status{Running: true, Ready: r.isReady(), Learner: learner, Voter: !learner, Leader: r.leads() && r.hasLed(), MemberID: r.id(), Err: err}
+}
 
 // MoveLeader hands etcd's leadership to another voter when this member has it; nil when there is nothing to hand over.
-func (m *Member) MoveLeader(ctx context.Context) error { return nil }
+func (m *Member) MoveLeader(ctx context.Context) error {
+	if r := m.present(); r != nil {
+		return r.handOver(ctx)
+	}
+	return nil
+}
 
-// Pressure reports whether the disk under the log is slow: an fsync took over 100 ms in the mean of the last second.
-func (m *Member) Pressure() bool { return false }
-
-// ServeTunnel connects a connection to the client port until either side closes it, ctx ends or the member does. It
-// closes conn, at once when the member is not ready. Whoever may use it has been checked by the caller.
-func (m *Member) ServeTunnel(ctx context.Context, conn net.Conn) { conn.Close() }
-
-// Close ends the member and unlocks Dir. Run does it too. It may be called more than once.
-func (m *Member) Close() {}
+// Close ends the member, which hands leadership over if it can within a second, and unlocks Dir. Run does it too. It may
+// be called more than once.
+func (m *Member) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := m.MoveLeader(ctx); err != nil {
+		m.cfg.Logger.Info().Err(err).Msg("etcd ends as leader")
+	}
+	m.stop()
+	m.unlock()
+}

@@ -41,7 +41,7 @@ func (c zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 }
 
 func (c zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.log.WithLevel(c.level(e.Level)).Str("part", "etcd").Fields(flatten(fields)).Msg(e.Message)
+	c.log.WithLevel(c.level(e.Level)).Fields(flatten(fields)).Msg(e.Message)
 	return nil
 }
 
