@@ -66,7 +66,7 @@ func TestEverySettingIsAFlag(t *testing.T) {
 
 func TestServeHelpShowsDefaults(t *testing.T) {
 	s := speak(t, &app{}, "serve", "--help")
-	for _, want := range []string{`":2049"`, `"127.0.0.1:7049"`, `"off"`, "127.0.0.1:2379", "127.0.0.1:2380", "default 5s", "default 24h0m0s", "default 10)", "default 1024", `"info"`, "SHARD=DIR[,mode=manual]"} {
+	for _, want := range []string{`":2049"`, `"127.0.0.1:7049"`, `"off"`, `":7050"`, "127.0.0.1:2379", `":2380"`, "default 5s", "default 24h0m0s", "default 10)", "default 1024", `"info"`, "SHARD=DIR[,mode=manual]"} {
 		if !strings.Contains(s.out, want) {
 			t.Errorf("serve --help lacks %s", want)
 		}

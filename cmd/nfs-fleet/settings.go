@@ -17,10 +17,12 @@ func bindSettings(fs *pflag.FlagSet, c *master.Config) {
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` of this master's data, kept across restarts")
 	fs.StringVar(&c.Advertise, "advertise", c.Advertise, "`host` name or IP address that others reach this master by (default: found out)")
 	fs.DurationVar(&c.LeaseTTL, "lease-ttl", c.LeaseTTL, "time after which a silent master counts as lost; at least 2s")
+	fs.StringVar(&c.Join, "join", c.Join, "`token` by which this master joins a fleet: \"nfs-fleet token create --join\" on one of its masters prints it")
 	fs.Var(sources{c, map[string]bool{}}, "source", "publish a directory: `SHARD=DIR[,mode=manual]`; repeatable")
 
 	fs.StringVar(&c.Listen.NFS, "listen-nfs", c.Listen.NFS, "`host:port` for NFS and MOUNT")
-	fs.StringVar(&c.Listen.HTTP, "listen-http", c.Listen.HTTP, "`host:port` for health, metrics and these commands; whoever reaches it controls this master")
+	fs.StringVar(&c.Listen.HTTP, "listen-http", c.Listen.HTTP, "`host:port` for these commands, on this machine only, and for health and metrics")
+	fs.StringVar(&c.Listen.Peer, "listen-peer", c.Listen.Peer, "`host:port` for other masters, and for publishing with a token, over TLS")
 	fs.StringVar(&c.Listen.Portmap, "listen-portmap", c.Listen.Portmap, "`host:port` for a portmapper (usually :111), or off")
 
 	fs.StringSliceVar(&c.Etcd.Endpoints, "etcd", c.Etcd.Endpoints, "`URLs` of a running etcd, comma-separated (default: an etcd inside this process)")
@@ -28,8 +30,8 @@ func bindSettings(fs *pflag.FlagSet, c *master.Config) {
 	fs.StringVar(&c.Etcd.Key, "etcd-key", c.Etcd.Key, "the client certificate's key `file`")
 	fs.StringVar(&c.Etcd.CACert, "etcd-cacert", c.Etcd.CACert, "`file` of the CA that etcd's certificate is checked with")
 	fs.StringVar(&c.Etcd.User, "etcd-user", c.Etcd.User, "etcd `user[:password]`; better kept in the --config file, which ps does not show")
-	fs.StringVar(&c.Etcd.ClientListen, "etcd-client-listen", c.Etcd.ClientListen, "`host:port` of the embedded etcd for clients")
-	fs.StringVar(&c.Etcd.PeerListen, "etcd-peer-listen", c.Etcd.PeerListen, "`host:port` of the embedded etcd for its peers")
+	fs.StringVar(&c.Etcd.ClientListen, "etcd-client-listen", c.Etcd.ClientListen, "`host:port` of the embedded etcd for this master; loopback")
+	fs.StringVar(&c.Etcd.PeerListen, "etcd-peer-listen", c.Etcd.PeerListen, "`host:port` of the embedded etcd for those of other masters, over TLS")
 	fs.StringVar(&c.Etcd.DataDir, "etcd-data-dir", c.Etcd.DataDir, "`directory` of the embedded etcd (default: etcd in --data-dir)")
 
 	fs.IntVar(&c.NewShards.KeepGenerations, "keep-generations", c.NewShards.KeepGenerations, "generations that a new shard retains at least")

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 )
 
 // Config is every setting of `serve`. deploy/nfs-fleet.yaml explains each of them.
@@ -29,6 +30,7 @@ type Config struct {
 	DataDir   string                  `yaml:"data_dir"`  // one master's, kept across restarts
 	Advertise string                  `yaml:"advertise"` // host or IP address that others reach this master by; "": found out
 	LeaseTTL  time.Duration           `yaml:"lease_ttl"` // after which a silent master counts as lost
+	Join      string                  `yaml:"join"`      // the token by which this master becomes one of a fleet's; not used again once it has
 	Sources   map[string]SourceConfig `yaml:"sources"`   // by shard
 	Listen    ListenConfig            `yaml:"listen"`
 	Etcd      EtcdConfig              `yaml:"etcd"`
@@ -77,6 +79,7 @@ func ParseSource(text string) (shard string, s SourceConfig, err error) {
 type ListenConfig struct {
 	NFS     string `yaml:"nfs"`
 	HTTP    string `yaml:"http"`
+	Peer    string `yaml:"peer"`    // other masters, and whoever has a token, over TLS
 	Portmap string `yaml:"portmap"` // "off": no portmapper
 }
 
@@ -136,8 +139,8 @@ func Default() Config {
 	return Config{
 		Name: defaultName(), Fleet: "default", DataDir: defaultDataDir(dataDirName), LeaseTTL: 5 * time.Second,
 		Sources:   map[string]SourceConfig{},
-		Listen:    ListenConfig{NFS: ":2049", HTTP: "127.0.0.1:7049", Portmap: PortmapOff},
-		Etcd:      EtcdConfig{ClientListen: "127.0.0.1:2379", PeerListen: "127.0.0.1:2380"},
+		Listen:    ListenConfig{NFS: ":2049", HTTP: "127.0.0.1:7049", Peer: ":7050", Portmap: PortmapOff},
+		Etcd:      EtcdConfig{ClientListen: "127.0.0.1:2379", PeerListen: ":2380"},
 		NewShards: ShardConfig{KeepGenerations: 10, KeepFor: 24 * time.Hour, MinCopies: 2, Squash: fleet.SquashNone},
 		Scan:      ScanConfig{Quiet: 500 * time.Millisecond, MaxWait: 30 * time.Second, Rescan: 10 * time.Minute},
 		NFS:       NFSConfig{MaxConnections: 1024, IdleTimeout: time.Hour},
@@ -212,7 +215,7 @@ func oneLine(err error) error {
 
 // Validate reports the first setting that cannot work, by the name of its flag, with what to do.
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.validateNames, c.validateListen, c.validateSources, c.validateEtcd, c.validateNumbers, c.validateLog} {
+	for _, check := range []func() error{c.validateNames, c.validateJoin, c.validateListen, c.validateSources, c.validateEtcd, c.validateNumbers, c.validateLog} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -238,9 +241,27 @@ func (c Config) validateNames() error {
 	return nil
 }
 
+func (c Config) validateJoin() error {
+	if c.Join == "" {
+		return nil
+	}
+	t, err := trust.ParseToken(c.Join)
+	switch {
+	case err != nil:
+		return fmt.Errorf("--join: %w", err)
+	case t.Kind != trust.Join:
+		return fmt.Errorf("--join: that is a %s token: make one with `nfs-fleet token create --join` on a master", t.Kind)
+	case len(t.Addresses) == 0:
+		return errors.New("--join: the token names no master: make another with `nfs-fleet token create --join`")
+	case len(c.Etcd.Endpoints) > 0:
+		return errors.New("--join is for a fleet whose etcd runs inside its masters: with --etcd a master needs no token, leave --join out")
+	}
+	return nil
+}
+
 func (c Config) validateListen() error {
 	for _, l := range []struct{ flag, address string }{
-		{"listen-nfs", c.Listen.NFS}, {"listen-http", c.Listen.HTTP}, {"listen-portmap", c.Listen.Portmap},
+		{"listen-nfs", c.Listen.NFS}, {"listen-http", c.Listen.HTTP}, {"listen-peer", c.Listen.Peer}, {"listen-portmap", c.Listen.Portmap},
 		{"etcd-client-listen", c.Etcd.ClientListen}, {"etcd-peer-listen", c.Etcd.PeerListen},
 	} {
 		if l.flag == "listen-portmap" && l.address == PortmapOff {
@@ -313,11 +334,9 @@ func real(path string) string {
 
 func (c Config) validateEtcd() error {
 	e := c.Etcd
-	for flag, address := range map[string]string{"etcd-client-listen": e.ClientListen, "etcd-peer-listen": e.PeerListen} {
-		host, _, err := net.SplitHostPort(address)
-		if ip, ipErr := netip.ParseAddr(host); len(e.Endpoints) == 0 && err == nil && host != "localhost" && (ipErr != nil || !ip.IsLoopback()) {
-			return fmt.Errorf("--%s %q: the embedded etcd asks for no password: give it a loopback address, as in 127.0.0.1:2379", flag, address)
-		}
+	host, _, err := net.SplitHostPort(e.ClientListen)
+	if ip, ipErr := netip.ParseAddr(host); len(e.Endpoints) == 0 && err == nil && host != "localhost" && (ipErr != nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--etcd-client-listen %q: the embedded etcd asks for no password: give it a loopback address, as in 127.0.0.1:2379", e.ClientListen)
 	}
 	for _, endpoint := range e.Endpoints {
 		if err := validEndpoint(endpoint); err != nil {

@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 )
 
 const sample = "../../deploy/nfs-fleet.yaml"
@@ -134,6 +135,10 @@ func TestLoadNamesTheFile(t *testing.T) {
 	}
 }
 
+func joinToken(kind trust.Kind, addresses ...string) string {
+	return trust.NewToken(kind, trust.Fingerprint{1}, addresses).String()
+}
+
 // Every setting that cannot work is refused with the name of its flag and what to do.
 func TestValidate(t *testing.T) {
 	if err := Default().Validate(); err != nil {
@@ -159,6 +164,12 @@ func TestValidate(t *testing.T) {
 		"--listen-nfs \"\"|host:port":        func(c *Config) { c.Listen.NFS = "" },
 		"--listen-http|0 to 65535":           func(c *Config) { c.Listen.HTTP = "127.0.0.1:99999" },
 		"--listen-portmap|host:port":         func(c *Config) { c.Listen.Portmap = "on" },
+		"--listen-peer|host:port":            func(c *Config) { c.Listen.Peer = "7050" },
+		"--join|begins with nfj1_":           func(c *Config) { c.Join = "secret" },
+		"--join|publish token":               func(c *Config) { c.Join = joinToken(trust.Publish, "m1:7050") },
+		"--join|names no master":             func(c *Config) { c.Join = joinToken(trust.Join) },
+		"--join|with --etcd":                 func(c *Config) { c.Join = joinToken(trust.Join, "m1:7050"); c.Etcd.Endpoints = []string{"http://a:1"} },
+		"--etcd-client-listen|loopback":      func(c *Config) { c.Etcd.ClientListen = ":2379" },
 		"--etcd-client-listen|host:port":     func(c *Config) { c.Etcd.ClientListen = "::1:2379" },
 		"--etcd-peer-listen|0 to 65535":      func(c *Config) { c.Etcd.PeerListen = "127.0.0.1:http-alt" },
 		"--etcd \"ftp:|http://10.0.0.1:2379": func(c *Config) { c.Etcd.Endpoints = []string{"ftp://a:1"} },
@@ -202,6 +213,7 @@ func TestValidateAccepts(t *testing.T) {
 		"a secured etcd": func(c *Config) {
 			c.Etcd = EtcdConfig{[]string{"https://a:1", "b:2"}, "c", "k", "ca", "u:p", ":1", ":2", ""}
 		},
+		"a join token":         func(c *Config) { c.Join = joinToken(trust.Join, "m1:7050", "[fd00::1]:7050") },
 		"a source beside data": func(c *Config) { c.Sources["www"] = SourceConfig{Dir: "/var/lib/nfs-fleet2"} },
 		"a source in data":     func(c *Config) { c.Sources["www"] = SourceConfig{Dir: c.DataDir + "/x", Mode: "watch"} },
 		"the shortest lease":   func(c *Config) { c.LeaseTTL = MinLeaseTTL },
