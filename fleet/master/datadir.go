@@ -21,6 +21,8 @@ import (
 //	ledger      what the master has seen of each shard (replicator.Ledger)
 //	store/      the content (replicator/store)
 //	scan/       one file a source: fingerprints, a cache that may be deleted
+//	pki/        the fleet's CA, and this master's certificate for etcd's peers
+//	routes      where the other masters are reached
 //	etcd/       the embedded etcd, unless it has a directory of its own
 type dataDir struct {
 	path string
@@ -30,7 +32,9 @@ type dataDir struct {
 // localIdentity is the file "identity".
 type localIdentity struct {
 	fleet.Identity
-	Master string `json:"master"`
+	Master   string `json:"master"`
+	Instance string `json:"instance"`         // drawn with the directory, and anew by each join
+	Joined   string `json:"joined,omitempty"` // the ID of the token that it has joined with last
 }
 
 func openDataDir(path string) (*dataDir, error) {

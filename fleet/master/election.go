@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,7 +20,11 @@ import (
 
 	"github.com/nfs-fleet/nfs-fleet/election"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
 )
+
+// defaultSlots is how many slaves a master takes before others are fuller.
+const defaultSlots = 10
 
 // objectFormats is the highest object format that this build reads (replicator/tree).
 const objectFormats = 1
@@ -28,32 +33,22 @@ const objectFormats = 1
 // not wait for an answer.
 func (m *Master) startEtcd(ctx context.Context, parts *stack) error {
 	e := m.cfg.Etcd
+	options := []grpc.DialOption{
+		// gRPC waits up to two minutes between attempts by default: too long for a fleet whose etcd is back.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: time.Second,
+		}),
+	}
 	conf := clientv3.Config{
 		Endpoints: e.Endpoints, Logger: zap.NewNop(), DialTimeout: 2 * time.Second,
-		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
-		// gRPC waits up to two minutes between attempts by default: too long for a fleet whose etcd is back.
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: time.Second,
-		})},
+		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 2 * time.Second, DialOptions: options,
 	}
 	conf.Username, conf.Password, _ = strings.Cut(e.User, ":")
-	var own *embeddedEtcd
 	if len(e.Endpoints) == 0 {
-		dir := e.DataDir
-		if dir == "" {
-			dir = m.data.join("etcd")
-		}
-		var err error
-		own, err = startEtcd(ctx, m.cfg.Name, dir, e.ClientListen, e.PeerListen, m.log)
-		switch {
-		case err == nil:
-			conf.Endpoints = []string{"http://" + own.server.Clients[0].Addr().String()}
-		case errors.Is(err, errEtcdStart) && ctx.Err() == nil && m.hasPublished():
-			m.etcdFailed(err)
-			conf.Endpoints = []string{"http://" + e.ClientListen}
-		default:
+		if err := m.openMember(ctx); err != nil {
 			return err
 		}
+		conf.Endpoints, conf.DialOptions = m.routes.Endpoints(), append(options, grpc.WithContextDialer(m.routes.Dial))
 	}
 	tlsConfig, err := etcdTLS(e)
 	if err == nil {
@@ -61,19 +56,46 @@ func (m *Master) startEtcd(ctx context.Context, parts *stack) error {
 		m.client, err = clientv3.New(conf)
 	}
 	if err != nil {
-		if own != nil {
-			own.close()
+		if m.member != nil {
+			m.member.Close()
 		}
 		return fmt.Errorf("etcd client: %w", err)
 	}
-	if own != nil {
-		parts.start("etcd", func(ctx context.Context) error { return own.run(ctx, m.client, m.etcdFailed) })
+	if m.member != nil {
+		parts.start("etcd", func(ctx context.Context) error { return m.member.Run(ctx, m.client, m.routes) })
 	}
 	parts.start("etcd client", func(ctx context.Context) error {
 		<-ctx.Done()
 		return m.client.Close()
 	})
 	return nil
+}
+
+// openMember starts the etcd inside this process: the one that the disk has, or, on the first master of a fleet, a new
+// one. One that does not start although the settings are right does not keep a master from serving what its disk has.
+func (m *Master) openMember(ctx context.Context) error {
+	e := m.cfg.Etcd
+	dir := e.DataDir
+	if dir == "" {
+		dir = m.data.join("etcd")
+	}
+	_, port, err := net.SplitHostPort(e.PeerListen)
+	if err != nil {
+		return err
+	}
+	m.etcdPeer = "https://" + net.JoinHostPort(m.address, port)
+	m.member = etcd.New(etcd.Config{
+		Name: m.cfg.Name, Dir: dir, ClientListen: e.ClientListen, PeerListen: e.PeerListen, PeerURL: m.etcdPeer,
+		TLS:    func() (cert, key, ca string) { f := m.files.Load(); return f.Cert, f.Key, f.CA },
+		Failed: m.etcdFailed, Logger: m.log,
+	})
+	first := m.local.Joined == "" && len(m.routes.Peers()) == 0
+	err = m.member.Open(ctx, first)
+	if errors.Is(err, etcd.ErrStart) && ctx.Err() == nil && m.hasPublished() {
+		m.etcdFailed(err)
+		return nil
+	}
+	return err
 }
 
 // hasPublished reports whether this disk has something to serve without etcd.
@@ -115,7 +137,6 @@ func (m *Master) startElection(parts *stack) error {
 		return err
 	}
 	m.election = e
-	e.Stand(fleet.CoordinatorSubject, false)
 	parts.start("election", e.Run)
 	return nil
 }
@@ -138,6 +159,9 @@ func (m *Master) runTerms(ctx context.Context) error {
 			m.mu.Unlock()
 			if s != nil {
 				s.replica.SetTerm(t)
+			} else if t.Shard() == fleet.CoordinatorSubject {
+				m.log.Info().Int64("epoch", t.Epoch()).Msg("coordinating")
+				go m.coordinate(t.Context()) // ends with the term
 			}
 		}
 	}
@@ -169,7 +193,10 @@ func (m *Master) put(key string, value any) {
 // self is how this master describes itself.
 func (m *Master) self() fleet.Master {
 	state := fleet.Serving
-	if m.draining.Load() {
+	m.mu.Lock()
+	drained := m.drained(m.view)
+	m.mu.Unlock()
+	if drained {
 		state = fleet.Draining
 	}
 	sources := []string{}
@@ -178,8 +205,16 @@ func (m *Master) self() fleet.Master {
 			sources = append(sources, s.name)
 		}
 	}
-	return fleet.Master{
-		Name: m.cfg.Name, Address: m.address, NFSPort: m.nfsPort, HTTP: net.JoinHostPort(m.address, m.httpPort), Version: m.version,
+	self := fleet.Master{
+		Name: m.cfg.Name, Address: m.address, NFSPort: m.nfsPort, HTTP: net.JoinHostPort(m.address, m.httpPort),
+		Peer: net.JoinHostPort(m.address, m.peerPort), Instance: m.local.Instance, Slots: defaultSlots, Version: m.version,
 		Formats: objectFormats, StartedAt: m.started, State: state, Sources: sources,
 	}
+	if m.member != nil {
+		self.EtcdPeer = m.etcdPeer
+		if id := m.member.Status().MemberID; id != 0 {
+			self.EtcdMember = strconv.FormatUint(id, 16)
+		}
+	}
+	return self
 }

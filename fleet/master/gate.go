@@ -8,6 +8,20 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 )
 
+// steadyGate refuses everybody while this master has stepped down.
+type steadyGate struct {
+	master *Master
+	next   *headGate
+}
+
+// Await implements exporter.Gate.
+func (g steadyGate) Await(ctx context.Context) error {
+	if g.master.steppedDown.Load() {
+		return errSteppedDown
+	}
+	return g.next.Await(ctx)
+}
+
 // headGate parks a new connection until this master serves every head, so that no slave that comes from another master
 // travels back in time. Connections that arrive together share one linearizable read of etcd.
 type headGate struct {

@@ -16,6 +16,7 @@ import (
 // has happened.
 type listeners struct {
 	nfs, http  net.Listener
+	peer       net.Listener
 	portmapTCP net.Listener   // nil: off
 	portmapUDP net.PacketConn // nil: off
 }
@@ -25,6 +26,9 @@ func openListeners(c ListenConfig) (*listeners, error) {
 	var err error
 	if l.nfs, err = listen("--listen-nfs", c.NFS); err == nil {
 		l.http, err = listen("--listen-http", c.HTTP)
+	}
+	if err == nil {
+		l.peer, err = listen("--listen-peer", c.Peer)
 	}
 	if err == nil && c.Portmap != PortmapOff {
 		if l.portmapTCP, err = listen("--listen-portmap", c.Portmap); err == nil {
@@ -58,7 +62,7 @@ func explain(flag, address string, err error) error {
 }
 
 func (l *listeners) close() {
-	for _, c := range []interface{ Close() error }{l.nfs, l.http, l.portmapTCP, l.portmapUDP} {
+	for _, c := range []interface{ Close() error }{l.nfs, l.http, l.peer, l.portmapTCP, l.portmapUDP} {
 		if c != nil {
 			c.Close() // closed by its server already, or never used
 		}

@@ -2,6 +2,7 @@ package master
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,8 +17,12 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/election"
 	"github.com/nfs-fleet/nfs-fleet/exporter"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
+	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 	"github.com/nfs-fleet/nfs-fleet/replicator"
+	"github.com/nfs-fleet/nfs-fleet/replicator/peer"
 	"github.com/nfs-fleet/nfs-fleet/replicator/store"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
 const (
@@ -55,6 +60,20 @@ type Master struct {
 	address  string // that others reach this master by
 	nfsPort  int
 	httpPort string
+	peerPort string
+
+	credentials atomic.Pointer[trust.Credentials]
+	files       atomic.Pointer[trust.Files] // of the credentials, for the embedded etcd
+	links       *links
+	fetcher     *peer.Fetcher
+	member      *etcd.Member    // nil: etcd is elsewhere
+	etcdPeer    string          // URL by which other members reach it
+	routes      *etcd.Routes    // to the other masters, kept on disk
+	base        context.Context // ends when the master stops: for what is done for other masters
+	standing    chan struct{}   // runStanding is to look again
+	steppedDown atomic.Bool
+	trusted     bool // settleTrust is done; only Registry.Follow's goroutine uses it
+	coordinates bool // stands for coordinator; only runStanding uses it
 
 	exporting sync.Mutex // held while the exports are put together, so that the newest ones stay
 
@@ -62,11 +81,12 @@ type Master struct {
 	// Set methods and Status, which do not wait.
 	mu         sync.Mutex
 	local      localIdentity
-	view       fleet.View    // the last one seen; Revision 0 before the first
-	reconciled fleet.View    // the last view whose shards are those here
-	changed    chan struct{} // closed, and replaced, when reconciled or terms change
-	etcdErr    error         // why etcd cannot be read now
-	etcdGone   error         // why the etcd in this process is gone for good
+	view       fleet.View           // the last one seen; Revision 0 before the first
+	reconciled fleet.View           // the last view whose shards are those here
+	changed    chan struct{}        // closed, and replaced, when reconciled or terms change
+	etcdErr    error                // why etcd cannot be read now
+	etcdGone   error                // why the etcd in this process is gone for good
+	lostSince  map[string]time.Time // by master: when its lease was seen to be gone
 	shards     map[string]*shard
 	terms      map[string]*election.Term // by shard, the latest
 	warned     map[string]bool           // what warnOnce has said
@@ -78,13 +98,23 @@ var errNotAsked = errors.New("not asked yet")
 func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) error {
 	m := &Master{
 		cfg: cfg, version: version, started: time.Now().UTC(), log: log.With().Str("master", cfg.Name).Logger(), plain: log,
-		prune: make(chan struct{}, 1), fatal: make(chan error, 1), open: make(chan struct{}),
-		shards: map[string]*shard{}, terms: map[string]*election.Term{}, warned: map[string]bool{}, changed: make(chan struct{}), etcdErr: errNotAsked,
+		prune: make(chan struct{}, 1), fatal: make(chan error, 1), open: make(chan struct{}), standing: make(chan struct{}, 1),
+		lostSince: map[string]time.Time{},
+		shards:    map[string]*shard{}, terms: map[string]*election.Term{}, warned: map[string]bool{}, changed: make(chan struct{}), etcdErr: errNotAsked,
 	}
 	defer m.closeDisk()
 	if err := m.openDisk(); err != nil {
 		return err
 	}
+	if err := m.join(ctx); err != nil {
+		return err
+	}
+	if err := m.openTrust(); err != nil {
+		return err
+	}
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	m.base = base
 	listeners, err := openListeners(cfg.Listen)
 	if err != nil {
 		return err
@@ -93,6 +123,7 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 	m.address = advertised(cfg.Advertise, listeners.nfs.Addr())
 	m.nfsPort = portOf(listeners.nfs.Addr())
 	m.httpPort = strconv.Itoa(portOf(listeners.http.Addr()))
+	m.peerPort = strconv.Itoa(portOf(listeners.peer.Addr()))
 	parts := newStack()
 	if err := m.start(ctx, parts, listeners); err != nil {
 		parts.stop(stopLimit)
@@ -107,6 +138,10 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 	case err = <-m.fatal:
 	}
 	m.draining.Store(true)
+	if err == nil {
+		m.farewell()
+	}
+	cancel()
 	if late := parts.stop(stopLimit); len(late) > 0 {
 		m.log.Warn().Strs("parts", late).Msg("did not stop in time")
 	}
@@ -123,6 +158,9 @@ func (m *Master) openDisk() error {
 	}
 	if err := m.local.check(m.cfg.Fleet, m.cfg.Name, m.data.path); err != nil {
 		return err
+	}
+	if m.local.Instance == "" {
+		m.local.Instance = fleet.NewInstance()
 	}
 	if m.ledger, err = replicator.OpenLedger(m.data.join("ledger")); err != nil {
 		return err
@@ -147,8 +185,22 @@ func (m *Master) closeDisk() {
 	}
 }
 
+// connect makes the ways to the other masters.
+func (m *Master) connect() {
+	m.links = newLinks(m.credentials.Load)
+	m.routes = etcd.OpenRoutes(etcd.RoutesConfig{
+		Self: m.cfg.Name, Own: m.cfg.Etcd.ClientListen, File: m.data.join("routes"), Logger: m.log,
+		TLS: func(master string) *tls.Config { return m.credentials.Load().ClientTLS(master) },
+	})
+	m.links.set(m.routes.Peers())
+	pressure := func() bool { return m.member != nil && m.member.Pressure() }
+	m.fetcher = peer.NewFetcher(peer.Config{Store: m.store, Client: m.links.client, Masters: peers{m}.Others, Pressure: pressure, Logger: m.log})
+	m.store.SetHeal(func(ctx context.Context, d tree.Digest) error { return m.heal(ctx, d) })
+}
+
 // start starts the parts from the bottom up.
 func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
+	m.connect()
 	if err := m.startEtcd(ctx, parts); err != nil {
 		return err
 	}
@@ -158,7 +210,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	m.uploads = newUploads(m.store)
 	m.exporter = exporter.New(exporter.Config{
 		Logger: m.log, MaxConns: m.cfg.NFS.MaxConnections, Idle: m.cfg.NFS.IdleTimeout, Mounts: exportMounts{m.mounts}, Observe: m.metrics,
-		Gate: newHeadGate(m.open, m.loadIfHealthy, m.awaitServed),
+		Gate: steadyGate{m, newHeadGate(m.open, m.loadIfHealthy, m.awaitServed)}, Elsewhere: m.elsewhere,
 	})
 	if err := m.startElection(parts); err != nil {
 		return err
@@ -174,11 +226,14 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 		return m.registry.Follow(ctx, reread, func(v fleet.View) { m.seen(ctx, v) }, m.lost)
 	})
 	parts.start("terms", m.runTerms)
+	parts.start("standing", m.runStanding)
+	parts.start("step-down", m.runStepDown)
 	parts.start("mounts", func(ctx context.Context) error { return m.mounts.run(ctx, m.connected) })
 	parts.start("care", m.runCare)
 	parts.start("memory", runMemory)
 	parts.start("stale", m.serveStale)
 	parts.start("nfs", func(ctx context.Context) error { return m.exporter.Serve(ctx, l.nfs) })
+	parts.start("peers", func(ctx context.Context) error { return m.servePeers(ctx, l.peer) })
 	m.startPortmap(parts, l)
 	return m.startConsole(parts, l)
 }
@@ -209,18 +264,35 @@ func (m *Master) loadIfHealthy(ctx context.Context) (fleet.View, error) {
 	return m.registry.Load(ctx)
 }
 
-// awaitServed waits until every head of v that this master holds at all is served.
+// awaitServed waits until every head of v is served here. What this master cannot serve now does not keep a client
+// away when no other master is in step either.
 func (m *Master) awaitServed(ctx context.Context, v fleet.View) error {
 	for _, s := range m.allShards() {
 		head := v.Heads[s.name]
-		if head.Number == 0 || s.volume.State() == nil || s.replica.Status().Problem != nil {
+		if head.Number == 0 || s.volume.State() == nil && !m.othersServe(v, s.name) {
+			continue
+		}
+		if s.replica.Status().Problem != nil && !m.othersServe(v, s.name) {
 			continue // what it serves is all that it can: better than nothing, and no reason to shut out the others
 		}
-		if _, err := s.volume.Await(ctx, head.Number); err != nil {
+		if _, err := s.volume.Await(ctx, head.Number); err != nil && m.othersServe(v, s.name) {
 			return fmt.Errorf("shard %s: waiting for generation %d: %w", s.name, head.Number, err)
 		}
 	}
 	return nil
+}
+
+// elsewhere reports whether a client that cannot be answered here had better go to another master.
+func (m *Master) elsewhere() bool {
+	m.mu.Lock()
+	v := m.view
+	m.mu.Unlock()
+	for name := range v.Shards {
+		if !m.othersServe(v, name) {
+			return false
+		}
+	}
+	return len(v.Shards) > 0
 }
 
 // fail stops the master with an error that no retry mends.

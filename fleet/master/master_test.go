@@ -16,6 +16,7 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
 )
 
 // running is a master in this process, asked over HTTP as an operator's tools do.
@@ -32,7 +33,7 @@ func testConfig(t *testing.T) Config {
 	t.Helper()
 	c := Default()
 	c.Name, c.DataDir, c.LeaseTTL = "m1", filepath.Join(t.TempDir(), "data"), 10*time.Second // more than a busy machine keeps a renewal waiting
-	c.Listen = ListenConfig{NFS: etcdtest.FreeAddress(), HTTP: etcdtest.FreeAddress(), Portmap: PortmapOff}
+	c.Listen = ListenConfig{NFS: etcdtest.FreeAddress(), HTTP: etcdtest.FreeAddress(), Peer: etcdtest.FreeAddress(), Portmap: PortmapOff}
 	c.Etcd.ClientListen, c.Etcd.PeerListen = etcdtest.FreeAddress(), etcdtest.FreeAddress()
 	c.Scan.Quiet = 20 * time.Millisecond
 	src := t.TempDir()
@@ -291,8 +292,8 @@ func TestDamagedEtcdDoesNotKeepFromServing(t *testing.T) {
 	fresh := testConfig(t)
 	fresh.DataDir = filepath.Join(t.TempDir(), "data")
 	fresh.Etcd.DataDir = filepath.Join(cfg.DataDir, "etcd")
-	if err := Run(t.Context(), fresh, "test", zerolog.Nop()); !errors.Is(err, errEtcdStart) {
-		t.Errorf("a master with nothing to serve and no etcd: %v, want errEtcdStart", err)
+	if err := Run(t.Context(), fresh, "test", zerolog.Nop()); !errors.Is(err, etcd.ErrStart) {
+		t.Errorf("a master with nothing to serve and no etcd: %v, want etcd.ErrStart", err)
 	}
 }
 

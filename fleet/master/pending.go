@@ -2,6 +2,7 @@ package master
 
 import (
 	"context"
+	"net/http"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 )
@@ -53,3 +54,11 @@ func (c control) Tokens(context.Context) ([]console.Token, error) { return nil, 
 
 // RevokeToken implements console.Control.
 func (c control) RevokeToken(context.Context, string) error { return errPending }
+
+const pathJoin = "/join"
+
+func (m *Master) join(context.Context) error { return nil }
+
+func (m *Master) joinHandler() http.Handler { return http.NotFoundHandler() }
+
+func (m *Master) remoteConsole() http.Handler { return http.NotFoundHandler() }

@@ -31,6 +31,7 @@ type shard struct {
 	source   *source.Source // nil: none here
 	parts    *stack
 	led      atomic.Bool // somebody has led it since the start
+	stands   bool        // for its leadership; only runStanding uses it
 }
 
 // restoreShards starts every shard that the disk knows, before etcd is asked.
@@ -68,6 +69,7 @@ func (m *Master) startShard(ctx context.Context, settings fleet.Shard, rec repli
 	s.volume = volume.New(uint64(settings.FSID), volumeStore{m.store}, m.log)
 	conf := replicator.Config{
 		Shard: s.name, Master: m.cfg.Name, Store: m.store, Ledger: m.ledger, Heads: shardHeads{m.registry, s.name}, Volume: s.volume,
+		Peers: peers{m}, Era: m.era,
 		Settings: replicaSettings(settings), Record: rec, Logger: m.log, Published: m.metrics.published(s.name), Pruned: m.pruned, Flipped: m.flipped,
 	}
 	if from, ok := m.cfg.Sources[s.name]; ok {
@@ -175,6 +177,11 @@ func (m *Master) seen(ctx context.Context, v fleet.View) {
 		m.serve() // etcd has answered: there is nothing to wait for
 		return
 	}
+	if err := m.settleTrust(ctx); err != nil {
+		m.lost(err)
+		return
+	}
+	m.meet(ctx, v)
 	if err := m.reconcile(ctx, v); err != nil {
 		m.log.Error().Err(err).Msg("cannot follow the fleet")
 	}
@@ -218,7 +225,7 @@ func (m *Master) settleIdentity(ctx context.Context, v fleet.View) (known bool, 
 			return false, err
 		}
 	}
-	local = localIdentity{id, m.cfg.Name}
+	local.Identity, local.Master = id, m.cfg.Name
 	if err := m.data.setIdentity(local); err != nil {
 		m.fail(err)
 		return false, nil
@@ -304,11 +311,7 @@ func (m *Master) follow(ctx context.Context, v fleet.View, settings fleet.Shard)
 		if err := m.ledger.SetSettings(settings.Name, text); err != nil {
 			return err
 		}
-		rec, err := m.recallHistory(ctx, settings.Name)
-		if err != nil {
-			return err
-		}
-		if err := m.startShard(ctx, settings, rec); err != nil {
+		if err := m.startShard(ctx, settings, replicator.Record{}); err != nil {
 			return err
 		}
 		s, _ = m.shard(settings.Name)
@@ -325,29 +328,8 @@ func (m *Master) follow(ctx context.Context, v fleet.View, settings fleet.Shard)
 	if v.Problems[m.registry.Keys().Head(s.name)] == nil {
 		s.replica.SetHead(head.Generation, head.Revision)
 	}
-	m.election.Stand(s.name, s.source != nil)
+	m.standSoon()
 	return nil
-}
-
-// recallHistory makes up for a ledger that knows nothing of a shard: of the history in etcd it remembers what the store
-// still holds. For a shard that is new here that is nothing.
-func (m *Master) recallHistory(ctx context.Context, name string) (replicator.Record, error) {
-	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
-	defer cancel()
-	history, err := m.registry.History(ctx, name)
-	if err != nil {
-		return replicator.Record{}, err
-	}
-	for _, g := range history {
-		if !m.store.Has(g.Root) {
-			continue
-		}
-		if err := m.ledger.Append(name, g, 0); err != nil {
-			return replicator.Record{}, err
-		}
-	}
-	records, err := m.ledger.Read()
-	return records[name], err
 }
 
 // dropShard stops a shard that is no more and forgets it.
@@ -392,6 +374,7 @@ func (m *Master) serveStale(ctx context.Context) error {
 func (m *Master) flipped() {
 	m.export()
 	m.announce()
+	m.standSoon()
 }
 
 // export tells the exporter which volumes there are. Before the doors are open there are none.

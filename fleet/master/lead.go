@@ -1,0 +1,342 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
+	"github.com/nfs-fleet/nfs-fleet/fleet/spread"
+	"github.com/nfs-fleet/nfs-fleet/replicator"
+)
+
+const (
+	// behindLimit is how long a master may be behind a shard's head before it leaves leading the shard to others.
+	behindLimit = 3 * time.Second
+	// balanceEvery is the time between two looks of the coordinator at who leads what.
+	balanceEvery = 2 * time.Second
+	// handOverLimit bounds the wait for a publish that is under way before a leadership is handed over.
+	handOverLimit = 30 * time.Second
+	// farewellLimit bounds a stopping master's hand-overs.
+	farewellLimit = 2 * time.Second
+)
+
+// runStanding stands for the leadership of the shards that this master is in step with, and leaves the others to whoever
+// is. It tells each shard who leads it.
+func (m *Master) runStanding(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	behind := map[string]time.Time{}
+	for {
+		m.stand(ctx, behind)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.election.Changed():
+		case <-m.standing:
+		case <-tick.C:
+		}
+	}
+}
+
+// standSoon has runStanding look again.
+func (m *Master) standSoon() {
+	select {
+	case m.standing <- struct{}{}:
+	default: // it will
+	}
+}
+
+func (m *Master) stand(ctx context.Context, behind map[string]time.Time) {
+	m.mu.Lock()
+	v := m.reconciled
+	m.mu.Unlock()
+	if v.Revision == 0 {
+		return
+	}
+	drained := m.drained(v)
+	m.standForFleet(ctx, drained)
+	for _, s := range m.allShards() {
+		leader, led := m.election.Leader(s.name)
+		s.replica.SetLeader(v.Identity.Era, leader.Epoch, led)
+		settings, known := v.Shards[s.name]
+		if !known {
+			continue
+		}
+		fit := s.replica.Status().InStep() || !m.othersServe(v, s.name)
+		if fit {
+			delete(behind, s.name)
+		} else if _, since := behind[s.name]; !since {
+			behind[s.name] = time.Now()
+		}
+		switch {
+		case drained && s.stands:
+			s.stands = false
+			m.leave(ctx, s, v)
+		case drained:
+		case fit:
+			s.stands = true
+			m.election.Stand(s.name, s.source != nil || settings.Lead == m.cfg.Name)
+		case time.Since(behind[s.name]) > behindLimit && s.stands:
+			s.stands = false
+			m.log.Warn().Str("shard", s.name).Msg("not in step: leaving the leadership to others")
+			m.election.Withdraw(s.name)
+		}
+	}
+}
+
+func (m *Master) standForFleet(ctx context.Context, drained bool) {
+	switch {
+	case drained && m.coordinates:
+		m.coordinates = false
+		if m.member != nil {
+			bounded, cancel := context.WithTimeout(ctx, farewellLimit)
+			defer cancel()
+			if err := m.member.MoveLeader(bounded); err != nil {
+				m.log.Warn().Err(err).Msg("etcd's leadership stays here")
+			}
+		}
+		m.election.Withdraw(fleet.CoordinatorSubject)
+	case !drained && !m.coordinates:
+		m.coordinates = true
+		m.election.Stand(fleet.CoordinatorSubject, false)
+	}
+}
+
+// drained reports whether this master is to lead nothing.
+func (m *Master) drained(v fleet.View) bool {
+	_, drained := v.Drained[m.cfg.Name]
+	return drained || m.draining.Load()
+}
+
+// othersServe reports whether another living master serves a shard's head.
+func (m *Master) othersServe(v fleet.View, shard string) bool {
+	return len(m.inStep(v, shard)) > 0
+}
+
+// inStep names the other living masters that serve a shard's head, of those that may lead it.
+func (m *Master) inStep(v fleet.View, shard string) []string {
+	var out []string
+	for name, other := range v.Masters {
+		_, drained := v.Drained[name]
+		if name != m.cfg.Name && !drained && other.State == fleet.Serving && v.Replicas[name].Serves[shard] >= v.Heads[shard].Number {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// leave hands the leadership of a shard to the master in step that leads the fewest, and stands for it no more.
+func (m *Master) leave(ctx context.Context, s *shard, v fleet.View) {
+	if s.replica.Status().Epoch != 0 {
+		ctx, cancel := context.WithTimeout(ctx, farewellLimit)
+		defer cancel()
+		if heir := m.heir(v, s.name); heir != "" {
+			if err := m.resign(ctx, s, heir); err != nil {
+				m.log.Warn().Err(err).Str("shard", s.name).Msg("handing over without waiting for the publish that is under way")
+				m.election.Resign(s.name, heir)
+			}
+			return // the candidate's record says drained; Withdraw follows with the next look, once the heir has it
+		}
+	}
+	m.election.Withdraw(s.name)
+}
+
+// heir is the master that is to lead a shard next; "" when nobody else can.
+func (m *Master) heir(v fleet.View, shard string) string {
+	leads := map[string]int{}
+	for name := range v.Shards {
+		if leader, ok := m.election.Leader(name); ok {
+			leads[leader.Master]++
+		}
+	}
+	best := ""
+	for _, name := range m.inStep(v, shard) {
+		source := slices.Contains(v.Masters[name].Sources, shard)
+		switch {
+		case best == "", source && !slices.Contains(v.Masters[best].Sources, shard):
+			best = name
+		case leads[name] < leads[best] && source == slices.Contains(v.Masters[best].Sources, shard):
+			best = name
+		}
+	}
+	return best
+}
+
+// resign gives a shard to another master between two publishes.
+func (m *Master) resign(ctx context.Context, s *shard, to string) error {
+	return s.replica.Between(ctx, func() { m.election.Resign(s.name, to) })
+}
+
+// handOver gives a shard that this master leads to another one.
+func (m *Master) handOver(ctx context.Context, s *shard, to string, wait bool) error {
+	st := s.replica.Status()
+	if st.Epoch == 0 {
+		return fmt.Errorf("shard %s: %w", s.name, replicator.ErrNoTerm)
+	}
+	m.mu.Lock()
+	v := m.view
+	m.mu.Unlock()
+	if !slices.Contains(m.inStep(v, s.name), to) {
+		return fmt.Errorf("shard %s: master %s does not serve its head, or is drained, or lost: %w", s.name, to, replicator.ErrBehind)
+	}
+	limit := handOverLimit
+	if !wait {
+		limit = balanceEvery / 4
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errors.New("a publish is under way"))
+	defer cancel()
+	if err := m.resign(ctx, s, to); err != nil {
+		return fmt.Errorf("shard %s: %w", s.name, err)
+	}
+	m.log.Info().Str("shard", s.name).Str("to", to).Int64("epoch", st.Epoch).Msg("leadership handed over")
+	return nil
+}
+
+// farewell hands everything over that this master leads, etcd's leadership first. It is called when the master stops.
+func (m *Master) farewell() {
+	ctx, cancel := context.WithTimeout(context.Background(), farewellLimit)
+	defer cancel()
+	if m.etcdProblem() != nil {
+		return // nobody would learn of it
+	}
+	if m.member != nil {
+		if err := m.member.MoveLeader(ctx); err != nil {
+			m.log.Warn().Err(err).Msg("etcd's leadership was not handed over")
+		}
+	}
+	m.mu.Lock()
+	v := m.view
+	m.mu.Unlock()
+	for _, s := range m.allShards() {
+		if s.replica.Status().Epoch == 0 {
+			continue
+		}
+		if heir := m.heir(v, s.name); heir != "" {
+			if err := m.resign(ctx, s, heir); err != nil {
+				m.election.Resign(s.name, heir)
+			}
+		}
+	}
+	m.awaitHeirs(ctx)
+}
+
+// awaitHeirs waits until this master leads no shard that another could lead.
+func (m *Master) awaitHeirs(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := false
+		for _, s := range m.allShards() {
+			leader, ok := m.election.Leader(s.name)
+			m.mu.Lock()
+			v := m.view
+			m.mu.Unlock()
+			left = left || (!ok || leader.Master == m.cfg.Name) && m.heir(v, s.name) != ""
+		}
+		if !left {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// coordinate is the coordinator's work, under its term: it keeps the leaderships even and the etcd inside the masters of
+// the right size.
+func (m *Master) coordinate(ctx context.Context) {
+	if m.member != nil {
+		go etcd.Steer(ctx, etcd.Steering{Client: m.client, Routes: m.routes, Masters: m.etcdCandidates, Logger: m.log}) // ends with the term
+	}
+	tick := time.NewTicker(balanceEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			m.balance(ctx)
+		}
+	}
+}
+
+// balance asks leaders to hand over what others had better lead.
+func (m *Master) balance(ctx context.Context) {
+	m.mu.Lock()
+	v := m.view
+	m.mu.Unlock()
+	if m.etcdProblem() != nil {
+		return
+	}
+	var shards []spread.Shard
+	for name, settings := range v.Shards {
+		leader, _ := m.election.Leader(name)
+		shards = append(shards, spread.Shard{Name: name, Leader: leader.Master, Pinned: settings.Lead != "" && settings.Lead == leader.Master})
+	}
+	var masters []spread.Master
+	for name, other := range v.Masters {
+		_, drained := v.Drained[name]
+		masters = append(masters, spread.Master{
+			Name: name, Sources: other.Sources, Drained: drained || other.State != fleet.Serving,
+			InStep: func(shard string) bool { return v.Replicas[name].Serves[shard] >= v.Heads[shard].Number },
+		})
+	}
+	for _, move := range spread.Leaders(shards, masters) {
+		err := m.requestLead(ctx, move.Shard, move.From, move.To, false)
+		if err != nil {
+			m.log.Debug().Err(err).Str("shard", move.Shard).Str("from", move.From).Str("to", move.To).Msg("not handed over now")
+		}
+	}
+}
+
+// requestLead has a shard's leader hand it over.
+func (m *Master) requestLead(ctx context.Context, shard, from, to string, wait bool) error {
+	if from == m.cfg.Name {
+		s, ok := m.shard(shard)
+		if !ok {
+			return fmt.Errorf("shard %s: %w", shard, fleet.ErrNotFound)
+		}
+		return m.handOver(ctx, s, to, wait)
+	}
+	_, err := ask[nothing](ctx, m.links, from, shardPath(shard, "lead"), leadRequest{to, wait}, nil)
+	return err
+}
+
+// etcdCandidates are the fleet's masters as far as their embedded etcd is concerned.
+func (m *Master) etcdCandidates() []etcd.Candidate {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := m.view
+	if v.Revision == 0 || m.etcdErr != nil {
+		return nil
+	}
+	var out []etcd.Candidate
+	for name := range v.Roster {
+		other, alive := v.Masters[name]
+		_, drained := v.Drained[name]
+		out = append(out, etcd.Candidate{Name: name, PeerURL: other.EtcdPeer, Member: memberID(other.EtcdMember), Alive: alive, Drained: drained})
+	}
+	for _, gone := range v.Removed {
+		if _, back := v.Roster[gone.Master]; !back {
+			out = append(out, etcd.Candidate{Name: gone.Master, Removed: true})
+		}
+	}
+	return out
+}
+
+// memberID reads what a master says of its etcd; 0 when it has none.
+func memberID(text string) uint64 {
+	id, err := strconv.ParseUint(text, 16, 64)
+	if err != nil {
+		return 0
+	}
+	return id
+}

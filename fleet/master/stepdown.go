@@ -1,0 +1,89 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// errSteppedDown is why a connection is refused by a master that the fleet goes on without.
+var errSteppedDown = errors.New("this master has lost its lease and others have not: it serves nobody until it has one again")
+
+// runStepDown serves nobody while this master is without a lease and another one confirms that it has one: its slaves
+// are being told to go elsewhere then. A fleet whose etcd is gone goes on serving: nobody has a lease.
+func (m *Master) runStepDown(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			m.stepDown(ctx)
+		}
+	}
+}
+
+func (m *Master) stepDown(ctx context.Context) {
+	lease := m.election.Lease()
+	if lease.Alive || lease.ID == 0 {
+		if m.steppedDown.Swap(false) {
+			m.log.Info().Msg("this master has a lease again: serving")
+		}
+		return
+	}
+	if m.steppedDown.Load() || lease.Age < 2*lease.TTL {
+		return
+	}
+	by := m.confirmed(ctx)
+	if by == "" || m.election.Lease().Alive {
+		return
+	}
+	m.steppedDown.Store(true)
+	closed := m.exporter.Disconnect(ctx, func(netip.AddrPort, time.Time) bool { return true })
+	m.log.Warn().Str("confirmed_by", by).Int("connections", closed).Int64("lease_age_ms", lease.Age.Milliseconds()).Msg("stepped down")
+}
+
+// confirmed names a master that holds a lease and does not see this one among the living; "" when there is none.
+func (m *Master) confirmed(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	found := make(chan string, 1)
+	var asking sync.WaitGroup
+	for _, name := range m.links.names() {
+		if name == m.cfg.Name {
+			continue
+		}
+		asking.Go(func() {
+			r, err := ask[leaseReport](ctx, m.links, name, pathLease, nothing{}, nil)
+			if err != nil || !r.Alive || r.Masters[m.cfg.Name] {
+				return
+			}
+			select {
+			case found <- name:
+				cancel()
+			default: // one is enough
+			}
+		})
+	}
+	asking.Wait()
+	select {
+	case name := <-found:
+		return name
+	default:
+		return ""
+	}
+}
+
+// leaseReport is what this master tells others of its lease.
+func (m *Master) leaseReport() leaseReport {
+	r := leaseReport{Alive: m.election.Lease().Alive && m.etcdProblem() == nil, Masters: map[string]bool{}}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name := range m.view.Masters {
+		r.Masters[name] = true
+	}
+	return r
+}
