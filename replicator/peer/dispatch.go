@@ -40,27 +40,35 @@ func (r *run) mayAsk(now time.Time) bool {
 	return len(r.active) < maxStreamsFetch
 }
 
-// hopeless returns an error when a group cannot be had. What is only lacking empties it when that is no error.
+// hopeless returns an error when a group cannot be had. When single objects are wanted it empties the group instead.
 func (r *run) hopeless(g *group) error {
 	if g.len() == 0 {
 		return nil
 	}
 	lacking, lost := verdict(r.sources, g.lacks)
-	if lost != nil {
-		return fmt.Errorf("%w: %w", ErrUnreachable, lost)
-	}
-	if !lacking {
+	if lost == nil && !lacking {
 		return nil
 	}
 	items := slices.Concat(g.meta, g.blobs, g.large)
+	var err error
+	if lost != nil {
+		err = fmt.Errorf("object %s, and %d others: %w: %w", items[0].part.Digest, len(items)-1, ErrUnreachable, lost)
+	} else {
+		err = fmt.Errorf("object %s, and %d others, that no living master has: %w", items[0].part.Digest, len(items)-1, tree.ErrMissing)
+	}
 	if !r.objects {
-		return fmt.Errorf("object %s, and %d others, that no living master has: %w", items[0].part.Digest, len(items)-1, tree.ErrMissing)
+		return err
 	}
 	g.meta, g.blobs, g.large, g.costs = nil, nil, nil, 0
 	for i := range items {
-		r.missing = append(r.missing, items[i].part.Digest)
+		if lacking {
+			r.missing = append(r.missing, items[i].part.Digest)
+		}
 		r.open--
 		r.finish(&items[i])
+	}
+	if !lacking && r.lost == nil {
+		r.lost = err
 	}
 	return nil
 }

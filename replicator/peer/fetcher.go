@@ -78,7 +78,8 @@ func (f *Fetcher) Fetch(ctx context.Context, root, base tree.Digest, prefer stri
 }
 
 // Objects brings the objects named digests, durable, from any master: those that the store lacks or that are damaged in
-// it. missing are those that every living master lacks; the error is as that of Fetch, and says nothing of these.
+// it. missing are those that every living master lacks; the error is as that of Fetch, and says nothing of these. What
+// could not be had does not keep the others from being brought.
 func (f *Fetcher) Objects(ctx context.Context, digests []tree.Digest) (missing []tree.Digest, err error) {
 	defer f.cfg.Store.Hold()()
 	r := f.newRun(ctx, "", nil)
@@ -86,10 +87,13 @@ func (f *Fetcher) Objects(ctx context.Context, digests []tree.Digest) (missing [
 	for _, d := range digests {
 		r.want(tree.Part{Digest: d})
 	}
-	if err := r.loop(runtime.GOMAXPROCS(0)); err != nil {
-		return r.missing, fmt.Errorf("fetch %d objects: %w", len(digests), err)
+	if err = r.loop(runtime.GOMAXPROCS(0)); err == nil {
+		err = r.lost
 	}
-	return r.missing, nil
+	if err != nil {
+		err = fmt.Errorf("fetch %d objects: %w", len(digests), err)
+	}
+	return r.missing, err
 }
 
 // shunnedUntil returns until when a master is shunned.

@@ -43,6 +43,7 @@ type run struct {
 	blobs   map[tree.Digest]struct{} // wanted now
 	open    int64                    // objects wanted and not finished
 	missing []tree.Digest
+	lost    error // why single objects could not be had, the first time
 	active  map[*request]struct{}
 	large   int64 // bytes of partial objects
 

@@ -3,6 +3,7 @@ package peer
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -156,8 +157,8 @@ func preferred(s *source, name string) int {
 	return 1
 }
 
-// verdict says whether there is still hope for a group: lacking is true when every living source lacks it, and lost is an
-// error of those that do not when none of them can be reached.
+// verdict says whether there is still hope for a group: lacking is true when every living source says that it lacks it,
+// and lost is an error of the others when none of them can be reached, or none of them sent the right bytes.
 func verdict(sources []*source, lacks set) (lacking bool, lost error) {
 	living, reachable := 0, false
 	for _, s := range sources {
@@ -166,6 +167,9 @@ func verdict(sources []*source, lacks set) (lacking bool, lost error) {
 		}
 		living++
 		if lacks.has(s.number) {
+			if s.wrong > 0 { // perhaps of this: it did not say that it has none
+				lost = errors.Join(lost, fmt.Errorf("master %s: %w", s.name, errWrong))
+			}
 			continue
 		}
 		if s.failures < maxFailures {
