@@ -21,7 +21,7 @@ var lans atomic.Int32
 type LAN struct {
 	bridge *Host // the namespace that holds the bridge and every host's end of its cable
 	prefix string
-	hosts  int
+	hosts  []*Host
 	slaves int
 }
 
@@ -57,8 +57,8 @@ func (l *LAN) namespace(t testing.TB, name string) *Host {
 func (l *LAN) Host(t testing.TB, name string) *Host {
 	t.Helper()
 	h := l.namespace(t, name)
-	l.hosts++
-	h.Addr, h.link = fmt.Sprintf("10.77.0.%d", l.hosts), name
+	l.hosts = append(l.hosts, h)
+	h.Addr, h.link = fmt.Sprintf("10.77.0.%d", len(l.hosts)), name
 	ip(t, "link", "add", "name", h.link, "netns", l.bridge.ns, "type", "veth", "peer", "name", "eth0", "netns", h.ns)
 	ip(t, "-n", l.bridge.ns, "link", "set", h.link, "master", "br0", "up")
 	ip(t, "-n", h.ns, "addr", "add", h.Addr+"/24", "dev", "eth0")
@@ -138,4 +138,17 @@ func ip(t testing.TB, args ...string) {
 	if r := runOn(t, nil, 20*time.Second, nil, append([]string{"ip"}, args...)...); r.Code != 0 {
 		t.Fatalf("ip %q: %v", args, r)
 	}
+}
+
+// LoseTo loses all that h sends to another host of the LAN, silently, and nothing of what it receives: its packets go to a
+// network card that nobody has. ReachTo undoes it.
+func (h *Host) LoseTo(t testing.TB, to *Host) {
+	t.Helper()
+	ip(t, "-n", h.ns, "neigh", "replace", to.Addr, "lladdr", "02:00:5e:00:00:01", "dev", "eth0", "nud", "permanent")
+}
+
+// ReachTo undoes LoseTo.
+func (h *Host) ReachTo(t testing.TB, to *Host) {
+	t.Helper()
+	ip(t, "-n", h.ns, "neigh", "del", to.Addr, "dev", "eth0")
 }

@@ -21,19 +21,21 @@ type MasterConfig struct {
 	Sources []string // SHARD=DIR[,…]
 	Host    *Host    // nil: this machine, on loopback, with free ports
 	Flags   []string // more flags of serve
-	TTL     time.Duration
+	Join    string   // a join token, given until the master has been ready once
 }
 
 // Master is an nfs-fleet process with what it needs to be started again: same directory, same ports.
 type Master struct {
 	MasterConfig
-	NFS, HTTP, EtcdClient, EtcdPeer string // host:port
+	NFS, HTTP, Peer, EtcdClient, EtcdPeer string // host:port
 
 	t    testing.TB
 	bin  string
 	log  *procLog // of all its lives
 	proc *proc    // of the present one
 	web  *http.Client
+
+	joined bool // Join has done its work
 }
 
 // NewMaster prepares a master and does not start it.
@@ -52,10 +54,10 @@ func NewMaster(t testing.TB, c MasterConfig) *Master {
 	m.web = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: c.Host.dial, DisableKeepAlives: true}}
 	if c.Host != nil {
 		// Nobody else lives in its namespace: the ports are the product's own.
-		m.NFS, m.HTTP, m.EtcdClient, m.EtcdPeer = "0.0.0.0:2049", "127.0.0.1:7049", "127.0.0.1:2379", "127.0.0.1:2380"
+		m.NFS, m.HTTP, m.Peer, m.EtcdClient, m.EtcdPeer = "0.0.0.0:2049", "127.0.0.1:7049", "0.0.0.0:7050", "127.0.0.1:2379", "0.0.0.0:2380"
 	} else {
-		p := freePorts(t, 4)
-		m.NFS, m.HTTP, m.EtcdClient, m.EtcdPeer = p[0], p[1], p[2], p[3]
+		p := freePorts(t, 5)
+		m.NFS, m.HTTP, m.Peer, m.EtcdClient, m.EtcdPeer = p[0], p[1], p[2], p[3], p[4]
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -96,10 +98,24 @@ func (m *Master) args() []string {
 	if !strings.Contains(strings.Join(m.Flags, " "), "--etcd ") {
 		args = append(args, "--etcd-client-listen", m.EtcdClient, "--etcd-peer-listen", m.EtcdPeer)
 	}
+	if hasPeers(m.t, m.bin) {
+		args = append(args, "--listen-peer", m.Peer)
+	}
+	if m.Host != nil {
+		args = append(args, "--advertise", m.Host.Addr)
+	}
+	if m.Join != "" && !m.joined {
+		args = append(args, "--join", m.Join)
+	}
 	for _, s := range m.Sources {
 		args = append(args, "--source", s)
 	}
 	return append(args, m.Flags...)
+}
+
+// hasPeers says whether the product can have more than one master.
+func hasPeers(t testing.TB, bin string) bool {
+	return strings.Contains(runOn(t, nil, time.Minute, nil, bin, "serve", "--help").Stdout, "--listen-peer")
 }
 
 // Start starts the process, without waiting for anything.
@@ -121,6 +137,7 @@ func (m *Master) WaitReady() {
 		code, _ := m.Get("/readyz")
 		return code == http.StatusOK
 	})
+	m.joined = true
 }
 
 // Kill ends the process as a power failure would, and returns when it is gone.
@@ -221,6 +238,7 @@ type ShardStatus struct {
 	Leader     string `json:"leader"`
 	Epoch      int64  `json:"epoch"`
 	Stale      bool   `json:"stale"`
+	Problem    string `json:"problem"`
 	Source     struct {
 		State  string `json:"state"`
 		Reason string `json:"reason"`
@@ -235,6 +253,7 @@ type Status struct {
 	Masters []struct {
 		Name  string `json:"name"`
 		State string `json:"state"`
+		Etcd  string `json:"etcd_role"` // its part in the embedded etcd: leader, voter, learner, client
 	} `json:"masters"`
 	Warnings []string `json:"warnings"`
 	Etcd     struct {

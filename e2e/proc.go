@@ -143,9 +143,11 @@ func clip(s string) string {
 	return s
 }
 
-// runOn runs argv on host (nil: this machine) to its end; a command that cannot be started or exceeds limit fails the test.
-func runOn(t testing.TB, host *Host, limit time.Duration, env []string, argv ...string) Result {
-	t.Helper()
+// errLimit: a command took too long and was killed.
+var errLimit = errors.New("took too long and was killed")
+
+// run runs argv on host (nil: this machine) to its end, or for limit. Any goroutine may use it.
+func run(host *Host, limit time.Duration, env []string, argv ...string) (Result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	full := host.argv(argv)
@@ -162,11 +164,21 @@ func runOn(t testing.TB, host *Host, limit time.Duration, env []string, argv ...
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("run %q: %v", argv, err)
+		return Result{}, fmt.Errorf("run %q: %w", argv, err)
 	}
 	r := Result{Code: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String()}
 	if ctx.Err() != nil {
-		t.Fatalf("run %q: not done after %v: %v", argv, limit, r)
+		return r, fmt.Errorf("run %q: %w after %v", argv, errLimit, limit)
+	}
+	return r, nil
+}
+
+// runOn is run for a test: a command that cannot be started or exceeds limit fails it.
+func runOn(t testing.TB, host *Host, limit time.Duration, env []string, argv ...string) Result {
+	t.Helper()
+	r, err := run(host, limit, env, argv...)
+	if err != nil {
+		t.Fatalf("%v: %v", err, r)
 	}
 	return r
 }

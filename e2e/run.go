@@ -15,14 +15,14 @@ import (
 // runPrefix begins the name of everything that outlives a process: namespaces and temporary directories.
 const runPrefix = "nff."
 
-// run is what all tests of one test binary share.
-type run struct {
+// testRun is what all tests of one test binary share.
+type testRun struct {
 	id  string // runPrefix, process id and start time: unique on this machine, and tells whether its owner still lives
 	dir string // everything on disk, t.TempDir too
 }
 
 // theRun is set by Main before any test runs.
-var theRun run
+var theRun testRun
 
 // Main wraps m.Run with what all tests share: a directory of its own, and the sweep of what dead runs left.
 func Main(m *testing.M) (code int) {

@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"math/rand"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// choice is a kind of fault that chaos can draw.
+type choice struct {
+	name string
+	make func(d *draw) fault
+}
+
+// draw is what one drawing chose at random, for any kind of fault.
+type draw struct {
+	*chaos
+	random *rand.Rand
+	hold   time.Duration
+	m      *Master
+}
+
+// The kinds of fault. Some are there twice, in forms that matter more than others.
+var choices = []choice{
+	{"kill", func(d *draw) fault { return kills(d.hold, d.m) }},
+	{"kill-restart", func(d *draw) fault { return kills(0, d.m) }},
+	{"kill-leader", func(d *draw) fault { return kills(d.hold, d.leader()) }},
+	{"kill-most", func(d *draw) fault { return kills(d.hold, d.shuffled()[:len(d.Masters)/2+1]...) }},
+	{"kill-all", func(d *draw) fault { return kills(d.hold, d.Masters...) }},
+	{"pause", func(d *draw) fault { return pauses(3*chaosTTL, d.m) }},
+	{"pause-leader", func(d *draw) fault { return pauses(d.hold, d.leader()) }},
+	{"cut", func(d *draw) fault { return cuts(d.hold, d.m) }},
+	{"cut-long", func(d *draw) fault { return cuts(3*chaosTTL, d.m) }},
+	{"mute", func(d *draw) fault { return deafens(d.hold, "what comes from", []*Host{d.m.Host}, d.LAN.hosts, d.m) }},
+	{"deaf", func(d *draw) fault { return deafens(d.hold, "what goes to", d.LAN.hosts, []*Host{d.m.Host}, d.m) }},
+	{"rolling", func(d *draw) fault { return restarts(d.shuffled()) }},
+	{"drain", func(d *draw) fault { return drains(d.hold, d.m, d.Masters[d.random.Intn(len(d.Masters))]) }},
+	{"full", func(d *draw) fault { return fills(d.hold, d.Masters[len(d.Masters)-1]) }},
+	{"rot", func(d *draw) fault { return rots(d.random, d.hold, d.Masters[d.random.Intn(max(1, len(d.Masters)-1))]) }},
+}
+
+// externalChoices are those that only an external etcd allows.
+var externalChoices = []choice{
+	{"etcd-kill", func(d *draw) fault { return etcdDies(d.hold, d.Masters, d.members()...) }},
+	{"etcd-kill-all", func(d *draw) fault { return etcdDies(3*chaosTTL, d.Masters, d.Etcd.Members...) }},
+	{"etcd-hang", func(d *draw) fault { return etcdHangs(d.hold, d.Masters, d.members()...) }},
+}
+
+// draw picks a round's faults among those whose name matches only.
+func (h *chaos) draw(random *rand.Rand, only *regexp.Regexp) []fault {
+	all := slices.Clone(choices)
+	if h.Etcd != nil {
+		all = append(all, externalChoices...)
+	}
+	all = slices.DeleteFunc(all, func(c choice) bool { return !only.MatchString(c.name) })
+	if len(all) == 0 {
+		return nil
+	}
+	one := func() fault {
+		d := &draw{chaos: h, random: random, m: h.Masters[random.Intn(len(h.Masters))]}
+		d.hold = time.Duration(random.Int63n(int64(3 * chaosTTL))).Round(10 * time.Millisecond)
+		f := all[random.Intn(len(all))].make(d)
+		if h.Etcd == nil {
+			f.hits = append(f.hits, etcdAway(h.Masters)...) // whoever is hit may be etcd's leader, or its quorum
+		}
+		return f
+	}
+	first := one()
+	if random.Intn(3) == 0 {
+		for range 20 {
+			if second := one(); !slices.ContainsFunc(second.touches, func(n string) bool { return slices.Contains(first.touches, n) }) {
+				return []fault{first, second}
+			}
+		}
+	}
+	return []fault{first}
+}
+
+// leader returns who leads a shard at this moment, or any master.
+func (d *draw) leader() *Master {
+	if name := d.Leader(chaosShards[d.random.Intn(len(chaosShards))]); name != "" {
+		return d.Master(name)
+	}
+	return d.m
+}
+
+// shuffled returns all masters in any order.
+func (d *draw) shuffled() []*Master {
+	all := slices.Clone(d.Masters)
+	d.random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}
+
+// members returns some members of the external etcd, one at least.
+func (d *draw) members() []*EtcdMember {
+	all := slices.Clone(d.Etcd.Members)
+	d.random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all[:d.random.Intn(len(all))+1]
+}
