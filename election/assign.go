@@ -3,14 +3,16 @@ package election
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // Candidate is a living master, as Assign sees it. Under leader-candidates/<master> it is also the JSON by which a
 // master makes itself known to the others, under its lease.
 type Candidate struct {
 	Master    string   `json:"master"`
-	Preferred []string `json:"preferred"` // shards whose source it has, sorted
-	Withdrawn []string `json:"withdrawn"` // shards that it does not stand for, sorted; it stands for all others
+	Preferred []string `json:"preferred"`         // shards whose source it has, sorted
+	Withdrawn []string `json:"withdrawn"`         // shards that it does not stand for, sorted; it stands for all others
+	Retired   bool     `json:"retired,omitempty"` // it stands for none
 }
 
 func (c *Candidate) prefers(shard string) bool {
@@ -19,6 +21,9 @@ func (c *Candidate) prefers(shard string) bool {
 }
 
 func (c *Candidate) stands(shard string) bool {
+	if c.Retired {
+		return false
+	}
 	_, ok := slices.BinarySearch(c.Withdrawn, shard)
 	return !ok
 }
@@ -26,8 +31,9 @@ func (c *Candidate) stands(shard string) bool {
 // Assign names the master that is to lead each of the vacant shards; a shard that no candidate stands for gets none.
 // leaders says who leads the others, and stays as it is: only what is vacant is assigned. A master that has a shard's
 // source comes first, as long as every master can still end within one shard of the average; otherwise the master with
-// the fewest shards does, and a rendezvous hash of shard and master decides between equals. Whoever sees the same
-// arguments, in whatever order, names the same masters.
+// the fewest shards does, and a rendezvous hash of shard and master decides between equals. What is no shard, such as
+// "_fleet", which a name with an underscore in front says, weighs nothing. Whoever sees the same arguments, in whatever
+// order, names the same masters.
 func Assign(vacant []string, leaders map[string]string, candidates []Candidate) map[string]string {
 	b := newBallot(vacant, leaders, candidates)
 	named := make(map[string]string, len(vacant))
@@ -55,21 +61,27 @@ type nominee struct {
 }
 
 func newBallot(vacant []string, leaders map[string]string, candidates []Candidate) *ballot {
-	b := &ballot{vacant: slices.Clone(vacant), masters: make([]nominee, len(candidates))}
+	b := &ballot{vacant: slices.Clone(vacant), masters: make([]nominee, 0, len(candidates))}
 	slices.Sort(b.vacant)
 	b.vacant = slices.Compact(b.vacant)
 	load := make(map[string]int, len(candidates))
-	total := len(b.vacant)
+	for _, shard := range b.vacant {
+		b.reserved += weight(shard)
+	}
+	total := b.reserved
 	for shard, master := range leaders {
 		if _, again := slices.BinarySearch(b.vacant, shard); !again {
-			load[master]++
-			total++
+			load[master] += weight(shard)
+			total += weight(shard)
 		}
 	}
 	preferred := map[string]bool{}
 	for i := range candidates {
 		c := &candidates[i]
-		b.masters[i] = nominee{c, load[c.Master]}
+		if c.Retired {
+			continue
+		}
+		b.masters = append(b.masters, nominee{c, load[c.Master]})
 		for _, shard := range c.Preferred {
 			preferred[shard] = true
 		}
@@ -82,12 +94,14 @@ func newBallot(vacant []string, leaders map[string]string, candidates []Candidat
 	for _, m := range b.masters {
 		b.deficit += max(0, b.low-m.load)
 	}
-	b.reserved = len(b.vacant)
 	return b
 }
 
 // elect assigns one shard.
 func (b *ballot) elect(shard string) *nominee {
+	if weight(shard) == 0 {
+		return b.least(shard, func(*nominee) bool { return true })
+	}
 	b.reserved--
 	best := b.least(shard, func(m *nominee) bool {
 		needed := b.deficit
@@ -107,6 +121,14 @@ func (b *ballot) elect(shard string) *nominee {
 	}
 	best.load++
 	return best
+}
+
+// weight is what a leadership counts for when leaderships are spread.
+func weight(shard string) int {
+	if strings.HasPrefix(shard, "_") {
+		return 0
+	}
+	return 1
 }
 
 // least returns the master with the fewest shards among those that stand for shard and are fit, nil if there is none.

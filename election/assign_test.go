@@ -208,3 +208,34 @@ func BenchmarkAssign(b *testing.B) {
 		Assign(vacant, leaders, masters)
 	}
 }
+
+func TestAssignPassesOverWhoIsRetired(t *testing.T) {
+	masters := candidatesNamed(names("m", 4))
+	masters[2].Retired, masters[2].Preferred = true, []string{"s1"}
+	named := Assign(names("s", 9), nil, masters)
+	if count := loads(masters, named); count["m2"] != 0 || len(named) != 9 || count["m0"] != 3 || count["m1"] != 3 || count["m3"] != 3 {
+		t.Errorf("%v", count)
+	}
+	if rank("s1", "m2", masters) != -1 {
+		t.Error("it takes its turn")
+	}
+	if named := Assign([]string{"s1"}, nil, masters[2:3]); len(named) != 0 {
+		t.Errorf("%v", named)
+	}
+}
+
+// The coordinator has its share of the shards.
+func TestAssignCountsShardsOnly(t *testing.T) {
+	masters := candidatesNamed(names("m", 2))
+	for _, leaders := range []map[string]string{{"_fleet": "m0"}, {"_fleet": "m1"}, nil} {
+		vacant := append(names("s", 4), "_fleet")
+		named := Assign(vacant, leaders, masters)
+		if named["_fleet"] == "" {
+			t.Error("nobody coordinates")
+		}
+		delete(named, "_fleet")
+		if count := loads(masters, named); count["m0"] != 2 || count["m1"] != 2 {
+			t.Errorf("%v beside %v", count, leaders)
+		}
+	}
+}

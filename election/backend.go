@@ -68,6 +68,9 @@ type mark struct {
 // maxOps bounds the operations of one write; etcd takes 128 by default.
 const maxOps = 100
 
+// mostKeys bounds the leader keys of one write: a place is left for the candidate record of whoever writes it.
+const mostKeys = maxOps - 1
+
 func (w *write) ops() int {
 	return len(w.puts) + len(w.deletes) + len(w.claims) + len(w.marks) + len(w.releases)
 }

@@ -50,12 +50,11 @@ func (s *state) holds(shard string) (epoch int64, ok bool) {
 func (s *state) endTerms() {
 	for shard, epoch := range s.terms {
 		now, held := s.holds(shard)
-		_, wanted := s.stands[shard]
-		_, resigned := s.resigned[shard]
+		heir, resigned := s.resigned[shard]
 		switch {
 		case !held || now != epoch:
 			s.endTerm(shard, ErrDeposed)
-		case !wanted || resigned:
+		case !s.standsFor(shard) || resigned && s.view.seats[shard].Heir == heir:
 			s.endTerm(shard, ErrResigned)
 		}
 	}
@@ -77,7 +76,7 @@ func (s *state) endTerm(shard string, cause error) {
 }
 
 func (s *state) beginTerms() {
-	if s.lease.deadline == 0 || !s.fresh {
+	if s.lease.deadline == 0 || !s.fresh || s.retired {
 		return
 	}
 	for shard := range s.stands {
@@ -104,6 +103,9 @@ func (s *state) noteVacancies(now instant) {
 		}
 	}
 	for shard := range s.stands {
+		if s.retired {
+			break
+		}
 		_, led := s.view.seats[shard]
 		if _, known := s.vacant[shard]; !led && !known {
 			s.vacant[shard] = now
@@ -126,11 +128,14 @@ func (s *state) noteVacancies(now instant) {
 
 func (s *state) standsFor(shard string) bool {
 	_, ok := s.stands[shard]
-	return ok
+	return ok && !s.retired
 }
 
-// candidates is the living masters, this one as it is now rather than as etcd knows it.
+// candidates is the living masters, this one as it is now rather than as etcd knows it. It is good until the next event.
 func (s *state) candidates() []Candidate {
+	if s.known != nil {
+		return s.known
+	}
 	all := make([]Candidate, 0, len(s.view.candidates)+1)
 	all = append(all, s.self())
 	for name, m := range s.view.candidates {
@@ -138,6 +143,7 @@ func (s *state) candidates() []Candidate {
 			all = append(all, m.Candidate)
 		}
 	}
+	s.known = all
 	return all
 }
 
@@ -176,17 +182,17 @@ func (s *state) askWrite(now instant) {
 }
 
 // addReleases gives up the leader keys that are ours and should not be. One that is handed over is first marked with
-// its heir, so that all masters know whose turn it is when the key goes.
+// its heir, so that all masters know whose turn it is when the key goes; the term goes on until that is written.
 func (s *state) addReleases(w *write) {
 	w.releases, w.marks = map[string]int64{}, map[string]mark{}
 	for shard, seat := range s.view.seats {
-		if w.ops() >= maxOps {
+		if w.ops() >= mostKeys {
 			return
 		}
-		if epoch, held := s.holds(shard); !held || s.terms[shard] == epoch {
+		heir, handed := s.resigned[shard]
+		if epoch, held := s.holds(shard); !held || s.terms[shard] == epoch && !handed {
 			continue
 		}
-		heir, handed := s.resigned[shard]
 		_, again := s.released[shard]
 		key := s.view.leaderKey(shard)
 		switch {
@@ -206,7 +212,7 @@ func (s *state) addClaims(w *write, now instant) {
 		return
 	}
 	for shard, since := range s.vacant {
-		if w.ops() >= maxOps {
+		if w.ops() >= mostKeys {
 			s.at(now)
 			return
 		}
@@ -219,7 +225,8 @@ func (s *state) addClaims(w *write, now instant) {
 }
 
 // addRecords adds the announcements that etcd does not have: when something is written anyway, when the lease is new,
-// or when the last ones are a second old.
+// or when the last ones are a second old. Our own candidate record is always among them: who gives up a key must not
+// look as if it stood for it.
 func (s *state) addRecords(w *write, now instant) {
 	if len(s.unsaved) == 0 {
 		return
@@ -229,6 +236,10 @@ func (s *state) addRecords(w *write, now instant) {
 		return
 	}
 	w.puts = map[string][]byte{}
+	if self := candidateKey(s.config.Prefix, s.config.Master); s.unsaved[self] {
+		w.puts[self] = s.records[self]
+		delete(s.unsaved, self)
+	}
 	for key := range s.unsaved {
 		if w.ops() >= maxOps {
 			break
@@ -241,29 +252,6 @@ func (s *state) addRecords(w *write, now instant) {
 		delete(s.unsaved, key)
 	}
 	s.savedAt = now
-}
-
-// farewell is the last write: it gives every key back that is or may be ours.
-func (s *state) farewell() []write {
-	w := write{lease: s.lease.id, releases: map[string]int64{}}
-	var all []write
-	for shard := range s.view.seats {
-		if epoch, held := s.holds(shard); held {
-			w.releases[s.view.leaderKey(shard)] = epoch
-		}
-		if w.ops() >= maxOps {
-			all = append(all, w)
-			w.releases = map[string]int64{}
-		}
-	}
-	for key := range s.records {
-		w.deletes = append(w.deletes, key)
-		if w.ops() >= maxOps {
-			all = append(all, w)
-			w.releases, w.deletes = map[string]int64{}, nil
-		}
-	}
-	return append(all, w)
 }
 
 // valid reports a broken invariant; tests call it after each step.

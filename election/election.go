@@ -36,8 +36,13 @@ type Election interface {
 	// Withdraw stops taking part: a term for the shard ends with ErrResigned, its key is deleted and another master
 	// takes over at once.
 	Withdraw(shard string)
+	// Retire makes the master stand for nothing at all, also not for shards that it has not heard of yet, until it is
+	// told false: then it stands for what Stand and Withdraw said in the meantime and before. Terms end as by Withdraw.
+	Retire(on bool)
 	// Resign ends the term for a shard, if there is one, in favour of the master named to, which takes the shard before
-	// any other. This master goes on standing: should the heir not take the shard within a second, the others may.
+	// any other. The term ends as soon as etcd has the name of the heir, and not if it cannot be written; the shard is
+	// without a leader for about two round trips to etcd. This master goes on standing: should the heir not take the
+	// shard within a second, the others may. With to "" or this master it does nothing.
 	Resign(shard, to string)
 	// Terms delivers each term of this master as it begins; one that ended before it was received is left out. The
 	// channel is closed when Run ends.

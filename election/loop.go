@@ -44,6 +44,7 @@ func newLoop(c Config, b backend, now clock) *loop {
 
 func (l *loop) Stand(shard string, preferred bool) { l.post(standing{shard, preferred}) }
 func (l *loop) Withdraw(shard string)              { l.post(withdrawal{shard}) }
+func (l *loop) Retire(on bool)                     { l.post(retirement{on}) }
 func (l *loop) Resign(shard, to string)            { l.post(handOver{shard, to}) }
 func (l *loop) Terms() <-chan *Term                { return l.terms }
 func (l *loop) Changed() <-chan struct{}           { return l.changed }
@@ -233,7 +234,7 @@ func (l *loop) finish() error {
 	l.work.Wait()
 	l.mu.Lock()
 	l.state.step(l.now(), l.inbox...) // the answers that came last: a lease granted in the meantime, say
-	lease, writes, budget := l.state.lease.id, l.state.farewell(), min(2*time.Second, l.state.lease.ttl/2)
+	lease, budget := l.state.lease.id, min(2*time.Second, l.state.lease.ttl/2)
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
 	defer cancel()
@@ -241,30 +242,24 @@ func (l *loop) finish() error {
 	if lease == 0 {
 		return nil
 	}
-	return l.giveBack(ctx, budget, lease, writes)
+	return l.giveBack(ctx, budget, lease)
 }
 
-func (l *loop) giveBack(ctx context.Context, budget time.Duration, lease int64, writes []write) error {
+// giveBack revokes the lease, which deletes all that is under it at one revision: nobody sees this master as a candidate
+// for what it has just given up.
+func (l *loop) giveBack(ctx context.Context, budget time.Duration, lease int64) error {
 	tries := max(2, l.backend.tries())
 	var err error
 	for range tries {
-		if err = l.tryGiveBack(ctx, budget/time.Duration(tries), lease, writes); err == nil || errors.Is(err, errGone) {
+		if err = l.tryGiveBack(ctx, budget/time.Duration(tries), lease); err == nil || errors.Is(err, errGone) {
 			return nil
 		}
 	}
 	return fmt.Errorf("election: give the lease back: %w; its keys expire by themselves", err)
 }
 
-func (l *loop) tryGiveBack(ctx context.Context, timeout time.Duration, lease int64, writes []write) error {
+func (l *loop) tryGiveBack(ctx context.Context, timeout time.Duration, lease int64) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	for _, w := range writes {
-		if w.ops() == 0 {
-			continue
-		}
-		if _, err := l.backend.write(ctx, w); err != nil {
-			return err
-		}
-	}
 	return l.backend.revoke(ctx, lease)
 }

@@ -67,7 +67,7 @@ func (f *fleetUnderTest) fault() {
 	shard := f.shards[f.r.IntN(4)]
 	ops := []string{"grant", "renew", "read", "write", "watch"}
 	op := ops[f.r.IntN(5)]
-	switch f.r.IntN(12) {
+	switch f.r.IntN(13) {
 	case 0:
 		f.m.Cut(rig.loop.config.Master, true)
 	case 1, 2:
@@ -88,6 +88,8 @@ func (f *fleetUnderTest) fault() {
 		for _, op := range ops {
 			rig.f.on(op, nil)
 		}
+	case 12:
+		rig.Retire(f.r.IntN(3) == 0)
 	case 11:
 		rig.Announce(fleetPrefix+"masters/"+rig.loop.config.Master, []byte(shard))
 	}
@@ -124,6 +126,7 @@ func (f *fleetUnderTest) settle() {
 		for op := range rig.f.hooks {
 			rig.f.on(op, nil)
 		}
+		rig.Retire(false)
 		for _, shard := range f.shards {
 			rig.Stand(shard, false)
 		}

@@ -29,6 +29,7 @@ type state struct {
 	changed  bool            // something changed that users of Election see
 	stands   map[string]bool // shards stood for; true: preferred
 	declined map[string]bool // shards withdrawn from
+	retired  bool            // stands for nothing, whatever stands says
 	terms    map[string]int64
 	released map[string]int64  // seats given up, by epoch, until their keys are seen to be gone
 	resigned map[string]string // shard → heir: leaderships to be handed over
@@ -40,6 +41,7 @@ type state struct {
 	savedAt  instant           // when records were last written
 	selfRev  int64             // revision at which our own candidate record was last written
 	stale    []int64           // leases to revoke
+	known    []Candidate       // what candidates says; nil: to be made anew
 	wake     instant           // when step wants to be called again
 	out      []action
 }
@@ -74,6 +76,7 @@ type (
 		preferred bool
 	}
 	withdrawal struct{ shard string }
+	retirement struct{ on bool }
 	handOver   struct{ shard, to string }
 	announced  struct {
 		key   string
@@ -194,13 +197,18 @@ func (s *state) take(now instant, e event) {
 	case withdrawal:
 		delete(s.stands, e.shard)
 		s.declined[e.shard] = true
-		if epoch, leads := s.terms[e.shard]; leads { // even if the master stands again before this is decided on
-			s.released[e.shard] = epoch
-			s.endTerm(e.shard, ErrResigned)
+		s.giveUp(e.shard)
+		s.introduce()
+	case retirement:
+		s.retired = e.on
+		if e.on {
+			for _, shard := range slices.Sorted(maps.Keys(s.terms)) {
+				s.giveUp(shard)
+			}
 		}
 		s.introduce()
 	case handOver:
-		if _, leads := s.terms[e.shard]; leads && e.to != s.config.Master {
+		if _, leads := s.terms[e.shard]; leads && e.to != s.config.Master && e.to != "" {
 			s.resigned[e.shard] = e.to
 		}
 	case announced:
@@ -221,7 +229,15 @@ func (s *state) take(now instant, e event) {
 	case overslept:
 		s.lapse(now, ErrLeaseLost)
 	}
-	s.dirty = true
+	s.dirty, s.known = true, nil
+}
+
+// giveUp ends a term and lets its key go, even if the master stands again before that is decided on.
+func (s *state) giveUp(shard string) {
+	if epoch, leads := s.terms[shard]; leads {
+		s.released[shard] = epoch
+		s.endTerm(shard, ErrResigned)
+	}
 }
 
 // introduce makes our own candidate record say what we stand for.
@@ -231,7 +247,7 @@ func (s *state) introduce() {
 }
 
 func (s *state) self() Candidate {
-	c := Candidate{Master: s.config.Master, Preferred: []string{}, Withdrawn: slices.Sorted(maps.Keys(s.declined))}
+	c := Candidate{Master: s.config.Master, Retired: s.retired, Preferred: []string{}, Withdrawn: slices.Sorted(maps.Keys(s.declined))}
 	for shard, preferred := range s.stands {
 		if preferred {
 			c.Preferred = append(c.Preferred, shard)

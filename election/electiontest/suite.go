@@ -38,6 +38,7 @@ func Suite(t *testing.T, open func(t *testing.T) Cluster) {
 		"TheEndOfRunHandsOver":           endOfRun,
 		"WithdrawHandsOver":              withdraw,
 		"ResignHandsOverToTheHeir":       resign,
+		"ARetiredMasterLeadsNothing":     retire,
 		"AWithdrawnMasterMayStandAgain":  standAgain,
 		"ALostLeaseEndsEveryTerm":        lostLease,
 		"ARevokedLeaseEndsEveryTerm":     revokedLease,

@@ -132,6 +132,41 @@ func withdraw(b *bench) {
 	first.follows("www", "m2")
 }
 
+func retire(b *bench) {
+	first := b.start("m1", "www", "docs", "_fleet")
+	terms := []*election.Term{first.term(), first.term(), first.term()}
+	second := b.start("m2", "www", "docs", "_fleet")
+	second.follows("www", "m1")
+	began := time.Now()
+	first.Retire(true)
+	for range terms {
+		second.term()
+	}
+	if took := time.Since(began); took > prompt {
+		b.Errorf("a planned hand-over took %s", took)
+	}
+	for _, t := range terms {
+		if err := t.Check(); !errors.Is(err, election.ErrResigned) {
+			b.Errorf("%s: %v", t.Shard(), err)
+		}
+	}
+	// It is not waited for, whether or not it has heard of a shard.
+	began = time.Now()
+	first.Stand("new", true)
+	second.Stand("new", false)
+	if t := second.term(); t.Shard() != "new" {
+		b.Fatalf("a term for %s", t.Shard())
+	}
+	if took := time.Since(began); took > prompt {
+		b.Errorf("a new shard had no leader for %s", took)
+	}
+	first.Retire(false)
+	second.Withdraw("docs")
+	if t := first.term(); t.Shard() != "docs" {
+		b.Errorf("a term for %s", t.Shard())
+	}
+}
+
 func standAgain(b *bench) {
 	m := b.start("m1", "www")
 	t := m.term()

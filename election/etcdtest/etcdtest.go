@@ -3,6 +3,9 @@
 // A package whose tests share one member starts it in TestMain (Main) and gives each test a fleet of its own in it
 // (FleetName); a test that does something to its etcd starts one for itself (New), or a cluster of several (NewCluster).
 // A member keeps its directory and its ports over Stop or Kill and Start. Members do not fsync: they are for tests.
+//
+// With ETCDTEST_URL=http://127.0.0.1:2379 in the environment the tests that share a member use the etcd there, of
+// whatever version it is.
 package etcdtest
 
 import (
@@ -40,6 +43,15 @@ type Server struct {
 
 // Main starts a member, hands it to use, runs the tests and returns what TestMain exits with.
 func Main(m *testing.M, use func(*Server)) int {
+	if there := os.Getenv("ETCDTEST_URL"); there != "" {
+		u, err := url.Parse(there)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "ETCDTEST_URL:", err)
+			return 1
+		}
+		use(&Server{client: *u})
+		return m.Run()
+	}
 	dir, err := os.MkdirTemp("", "etcdtest-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -204,10 +216,13 @@ func Dial(t testing.TB, endpoints ...string) *clientv3.Client {
 	return c
 }
 
-var fleets atomic.Int64
+var (
+	fleets atomic.Int64
+	run    = strconv.FormatUint(rand.Uint64(), 36)
+)
 
-// FleetName returns the name of a fleet that nobody else in this process uses.
-func FleetName() string { return "t" + strconv.FormatInt(fleets.Add(1), 10) }
+// FleetName returns the name of a fleet that nobody else uses, in this process or another.
+func FleetName() string { return "t" + run + "-" + strconv.FormatInt(fleets.Add(1), 10) }
 
 // FreeAddress returns a loopback host:port that nobody listens on. It is below the ports that the kernel gives to
 // connections, so that nobody takes it by chance while the test has nothing there.
