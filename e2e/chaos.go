@@ -163,8 +163,9 @@ func (h *chaos) perform(faults []fault) {
 // judge fails the test when the history so far has a violation.
 func (h *chaos) judge(name string) {
 	h.t.Helper()
+	until := time.Now()
 	h.fetch()
-	for _, v := range history.Check(h.record.History(h.events)) {
+	for _, v := range history.Check(h.record.History(until, h.events)) {
 		h.t.Errorf("%s: %v", name, v)
 	}
 	for _, p := range h.publishers {
@@ -212,7 +213,7 @@ func (h *chaos) finish() {
 		}
 	}
 	h.judge("in the end")
-	all := h.record.History(nil)
+	all := h.record.History(time.Now(), nil)
 	h.t.Logf("%d attempts, %d reads, %d events", len(all.Attempts), len(all.Reads), len(h.events))
 }
 

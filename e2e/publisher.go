@@ -95,6 +95,7 @@ func (p *publisher) attempt(m *Master, manifest history.Manifest, args ...string
 	p.tries++
 	args = append(append([]string{m.bin}, args...), "--note", a.ID, "-o", "json")
 	a.Began = time.Now()
+	at := p.record.Begin(a)
 	r, err := run(m.Host, attemptLimit, m.env(), args...)
 	a.Ended = time.Now()
 	if err != nil && !errors.Is(err, errLimit) {
@@ -113,7 +114,7 @@ func (p *publisher) attempt(m *Master, manifest history.Manifest, args ...string
 			a.ServedBy = g.ServedBy
 		}
 	}
-	p.record.Attempt(a)
+	p.record.End(at, a)
 	p.note(a, r, err)
 	return a, nil
 }

@@ -232,8 +232,12 @@ func TestRecorder(t *testing.T) {
 	for range 4 {
 		go func() {
 			for range 100 {
-				r.Attempt(Attempt{})
-				r.Read(Read{})
+				a := Attempt{Span: span(1, 2), Acked: true}
+				r.End(r.Begin(a), a)
+				a.Ended = at(4)
+				r.End(r.Begin(Attempt{}), a)
+				r.Read(Read{Span: span(1, 2)})
+				r.Read(Read{Span: span(1, 4)})
 				r.Fault(Fault{})
 			}
 			done <- struct{}{}
@@ -242,8 +246,14 @@ func TestRecorder(t *testing.T) {
 	for range 4 {
 		<-done
 	}
-	h := r.History([]Event{{}})
-	if len(h.Attempts) != 400 || len(h.Reads) != 400 || len(h.Faults) != 400 || len(h.Events) != 1 {
-		t.Errorf("recorded %d, %d, %d, %d", len(h.Attempts), len(h.Reads), len(h.Faults), len(h.Events))
+	h := r.History(at(3), []Event{{}})
+	acked := 0
+	for _, a := range h.Attempts {
+		if a.Acked {
+			acked++
+		}
+	}
+	if len(h.Attempts) != 800 || acked != 400 || len(h.Reads) != 400 || len(h.Faults) != 400 || len(h.Events) != 1 {
+		t.Errorf("recorded %d (%d acknowledged), %d, %d, %d", len(h.Attempts), acked, len(h.Reads), len(h.Faults), len(h.Events))
 	}
 }

@@ -10,6 +10,7 @@
 package history
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -98,11 +99,19 @@ func NewRecorder(masters []string, minCopies int, pauseBound time.Duration) *Rec
 	return &Recorder{h: History{Masters: masters, MinCopies: minCopies, PauseBound: pauseBound}}
 }
 
-// Attempt records an attempt that has ended.
-func (r *Recorder) Attempt(a Attempt) {
+// Begin records an attempt that begins, and returns what End wants.
+func (r *Recorder) Begin(a Attempt) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.h.Attempts = append(r.h.Attempts, a)
+	return len(r.h.Attempts) - 1
+}
+
+// End records what came of an attempt.
+func (r *Recorder) End(at int, a Attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.h.Attempts[at] = a
 }
 
 // Read records a read that has ended.
@@ -119,11 +128,20 @@ func (r *Recorder) Fault(f Fault) {
 	r.h.Faults = append(r.h.Faults, f)
 }
 
-// History returns what was recorded so far, with etcd's word on it. Of recorded slices no element is ever changed.
-func (r *Recorder) History(events []Event) History {
+// History returns what was known at a time, with events that were fetched after it: all that had been acknowledged and read
+// by then must be explained by them. What was tried later stays there, without what came of it: it may be among the events.
+func (r *Recorder) History(until time.Time, events []Event) History {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h := r.h
 	h.Events = events
+	h.Attempts = slices.Clone(h.Attempts)
+	for i, a := range h.Attempts {
+		if a.Ended.After(until) {
+			h.Attempts[i].Acked = false
+		}
+	}
+	h.Reads = slices.DeleteFunc(slices.Clone(h.Reads), func(rd Read) bool { return rd.Ended.After(until) })
+	h.Faults = slices.Clone(h.Faults)
 	return h
 }
