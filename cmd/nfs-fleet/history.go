@@ -3,8 +3,11 @@ package main
 import (
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
 func (a *app) historyCommand() *cobra.Command {
@@ -27,11 +30,21 @@ func (a *app) historyCommand() *cobra.Command {
 						number += " (head)"
 					}
 					cells[i] = []string{
-						number, age(g.PublishedAt, a.now()), count(g.Files), size(g.Bytes), strconv.Itoa(g.Copies), g.By, quoted(g.Source), g.Note,
+						number, g.PublishedAt.UTC().Format("2006-01-02 15:04:05Z"), age(g.PublishedAt, a.now()), count(g.Files), size(g.Bytes),
+						strconv.Itoa(g.Copies), g.By, quoted(g.Source), asker(g), g.Note,
 					}
 				}
-				rows(w, []string{"GENERATION", "PUBLISHED", "FILES", "SIZE", "COPIES", "BY", "FROM", "NOTE"}, cells)
+				rows(w, []string{"GENERATION", "PUBLISHED", "AGE", "FILES", "SIZE", "COPIES", "LEADER", "FROM", "ASKED BY", "NOTE"}, cells)
 			})
 		},
 	}
+}
+
+// asker is who asked for a generation. A source that publishes by itself is a master and a directory.
+func asker(g tree.Generation) string {
+	kind, _, _ := strings.Cut(g.Source, ":")
+	if g.Caller == "" && kind != "upload" && kind != "rollback" {
+		return "its source"
+	}
+	return g.Caller
 }

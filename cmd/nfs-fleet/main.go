@@ -20,7 +20,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 	"github.com/nfs-fleet/nfs-fleet/fleet/master"
 )
 
@@ -30,8 +29,8 @@ var version = "dev"
 func main() {
 	ctx, stop := interruptible(context.Background())
 	a := &app{
-		serve: master.Run,
-		in:    os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now,
+		serve: master.Run, connection: connection{user: whoami()},
+		in: os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now,
 		terminal: func(f any) bool { file, ok := f.(*os.File); return ok && term.IsTerminal(int(file.Fd())) },
 	}
 	code := a.run(ctx, os.Args[1:])
@@ -69,16 +68,12 @@ type app struct {
 
 	serve func(context.Context, master.Config, string, zerolog.Logger) error // master.Run
 
-	server  string // --server
+	connection
 	output  string // -o: table or json
 	running bool   // flags and arguments were accepted: what fails from here on is no mistake in usage
 }
 
 func (a *app) root() *cobra.Command {
-	server := os.Getenv("NFS_FLEET_SERVER")
-	if server == "" {
-		server = console.DefaultServer
-	}
 	root := &cobra.Command{
 		Use:   "nfs-fleet",
 		Short: "Identical read-only trees, served over NFSv3 by a fleet of masters",
@@ -95,13 +90,13 @@ func (a *app) root() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.PersistentFlags().StringVar(&a.server, "server", server, "HTTP address of a master (NFS_FLEET_SERVER)")
+	a.bind(root.PersistentFlags())
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "table or json")
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.AddCommand(
 		a.serveCommand(), a.statusCommand(), a.publishCommand(), a.rollbackCommand(), a.historyCommand(), a.diffCommand(),
-		a.sourceCommand(), a.shardCommand(), a.verifyCommand(), a.recoverCommand(), a.versionCommand(),
+		a.sourceCommand(), a.shardCommand(), a.masterCommand(), a.tokenCommand(), a.verifyCommand(), a.recoverCommand(), a.versionCommand(),
 	)
 	return root
 }
@@ -120,9 +115,6 @@ func (a *app) run(ctx context.Context, args []string) int {
 	fmt.Fprintf(a.err, "nfs-fleet: %s\n", oneLine(err.Error()))
 	return exitCode(err)
 }
-
-// client returns the client of the master that --server names.
-func (a *app) client() (*console.Client, error) { return console.NewClient(a.server) }
 
 // group is a command that only has subcommands.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {

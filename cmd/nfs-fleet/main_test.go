@@ -7,19 +7,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
 
-	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 	"github.com/nfs-fleet/nfs-fleet/fleet/master"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
@@ -28,209 +23,6 @@ import (
 var rewrite = flag.Bool("rewrite", false, "rewrite the transcripts under testdata")
 
 var now = time.Date(2026, 11, 21, 4, 0, 0, 0, time.UTC)
-
-// bench is a master behind HTTP that answers what a test sets, and a command line before it.
-type bench struct {
-	console.Control // what a test does not set fails it, by a nil call
-
-	mu      sync.Mutex // guards what follows
-	asked   []string
-	fail    error
-	objects *tree.Memory
-	root    tree.Digest // of the last publish
-	puts    int
-
-	status  console.Status
-	changes []console.Change
-	history []tree.Generation
-	result  console.Published
-	report  console.VerifyReport
-	found   console.RecoverReport
-	during  func(ctx context.Context, progress func(console.Progress)) error
-
-	url string
-}
-
-func (b *bench) ask(format string, args ...any) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.asked = append(b.asked, fmt.Sprintf(format, args...))
-	return b.fail
-}
-
-func (b *bench) last() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.asked) == 0 {
-		return ""
-	}
-	return b.asked[len(b.asked)-1]
-}
-
-func (b *bench) Status(context.Context) (console.Status, error) { return b.status, b.ask("status") }
-
-func (b *bench) Shards(context.Context) ([]console.Shard, error) {
-	zoo := fleet.NewShard("zoo", now)
-	zoo.FSID, zoo.Insecure, zoo.Squash, zoo.Strict, zoo.Paused, zoo.MinCopies = 0xbeef, true, fleet.SquashAll, true, true, 1
-	zoo.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
-	zoo.Keep = fleet.Keep{Generations: 100, For: fleet.Duration(90 * time.Minute)}
-	www := fleet.NewShard("www", now)
-	www.FSID = 0xfedcba9876543210
-	return []console.Shard{www, zoo}, b.ask("shards")
-}
-
-func (b *bench) CreateShard(_ context.Context, s console.Shard) (console.Shard, error) {
-	err := b.ask("create %s networks %v copies %d", s.Name, s.Networks, s.MinCopies)
-	s.FSID = 7
-	return s, err
-}
-
-func (b *bench) SetShard(_ context.Context, name string, p console.ShardPatch) (console.Shard, error) {
-	s := p.Apply(fleet.NewShard(name, now))
-	return s, b.ask("set %s %+v", name, s)
-}
-
-func (b *bench) DeleteShard(_ context.Context, name string) error { return b.ask("delete %s", name) }
-
-func (b *bench) run(ctx context.Context, progress func(console.Progress), format string, args ...any) error {
-	if err := b.ask(format, args...); err != nil || b.during == nil {
-		return err
-	}
-	return b.during(ctx, progress)
-}
-
-func (b *bench) Publish(ctx context.Context, shard string, r console.PublishRequest, progress func(console.Progress)) (console.Published, error) {
-	b.mu.Lock()
-	b.root = r.Root
-	b.mu.Unlock()
-	return b.result, b.run(ctx, progress, "publish %s note=%q wait=%t root=%t upload=%q origin=%t", shard, r.Note, r.Wait, !r.Root.IsZero(), r.Upload, strings.Contains(r.Origin, ":/"))
-}
-
-func (b *bench) Rollback(ctx context.Context, shard string, r console.RollbackRequest, progress func(console.Progress)) (console.Published, error) {
-	p := b.result
-	p.Source = "rollback:41"
-	return p, b.run(ctx, progress, "rollback %s %d note=%q wait=%t", shard, r.Generation, r.Note, r.Wait)
-}
-
-func (b *bench) History(_ context.Context, shard string) ([]tree.Generation, error) {
-	return b.history, b.ask("history %s", shard)
-}
-
-func (b *bench) Diff(_ context.Context, shard string, x, y uint64, fn func(console.Change) error) error {
-	if err := b.ask("diff %s %d %d", shard, x, y); err != nil {
-		return err
-	}
-	for _, c := range b.changes {
-		if err := fn(c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *bench) Source(_ context.Context, shard string, a console.SourceAction) error {
-	return b.ask("source %s %s", a, shard)
-}
-
-func (b *bench) Verify(ctx context.Context, r console.VerifyRequest, progress func(console.Progress)) (console.VerifyReport, error) {
-	return b.report, b.run(ctx, progress, "verify %q repair=%t", r.Shard, r.Repair)
-}
-
-func (b *bench) Recover(_ context.Context, r console.RecoverRequest) (console.RecoverReport, error) {
-	return b.found, b.ask("recover dry=%t", r.DryRun)
-}
-
-func (b *bench) BeginUpload(_ context.Context, shard string) (string, error) {
-	return "u1", b.ask("begin %s", shard)
-}
-
-func (b *bench) EndUpload(_ context.Context, shard, id string) error {
-	return b.ask("end %s %s", shard, id)
-}
-
-func (b *bench) Missing(_ context.Context, _, _ string, want []tree.Digest) ([]tree.Digest, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(want), b.objects.Has), nil
-}
-
-func (b *bench) PutObjects(ctx context.Context, _, _ string, r io.Reader) error {
-	for object, err := range console.DecodeObjects(r) {
-		if err != nil {
-			return err
-		}
-		b.mu.Lock()
-		b.puts++
-		b.mu.Unlock()
-		if _, err := b.objects.Put(ctx, object); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *bench) Healthy() error { return nil }
-func (b *bench) Ready() error   { return nil }
-
-func newBench(t *testing.T) *bench {
-	t.Helper()
-	root := tree.Sum([]byte("root"))
-	g := tree.Generation{
-		Number: 42, Root: root, Files: 12803, Bytes: 412 << 20, NextIno: 99, PublishedAt: now.Add(-5 * time.Minute), By: "m1", Epoch: 7,
-		Source: "m1:/srv/www", Copies: 1, Note: "the new\nfront page",
-	}
-	older := g
-	older.Number, older.Files, older.PublishedAt, older.Note, older.Source = 41, 12801, now.Add(-26*time.Hour), "", "upload:h:/a\x1b[31m b"
-	b := &bench{
-		objects: tree.NewMemory(), history: []tree.Generation{g, older},
-		result: console.Published{Generation: g, Shard: "www", Changed: true, Added: 3, Modified: 1, TookMS: 1234},
-		report: console.VerifyReport{Objects: 15000, Bytes: 412 << 20, TookMS: 2100},
-		found:  console.RecoverReport{ID: "cafe", Shards: []console.RecoveredShard{{Name: "www", FSID: 7, Action: "created", Generation: 42}}},
-		changes: []console.Change{
-			{Op: "added", Path: "new dir", New: &console.Node{Type: "dir"}},
-			{Op: "removed", Path: "old\nname\xff", Old: &console.Node{Type: "file"}},
-			{Op: "modified", Path: "a/b.html", Old: &console.Node{Type: "file", Mode: "0644", Size: 1 << 20}, New: &console.Node{Type: "file", Mode: "0600", Size: 3 << 20, Mtime: "x", UID: 5}},
-			{Op: "modified", Path: "x", Old: &console.Node{Type: "symlink", Target: "a", Links: 1}, New: &console.Node{Type: "symlink", Target: "\u202eb", Links: 2}},
-			{Op: "modified", Path: "same size", Old: &console.Node{Type: "file", Digest: root}, New: &console.Node{Type: "file"}},
-			{Op: "modified", Path: "kind", Old: &console.Node{Type: "file"}, New: &console.Node{Type: "fifo"}},
-		},
-		status: console.Status{
-			Fleet: "prod", ID: "cafe", Master: "m1", Version: "v1.2", Time: now,
-			Etcd: console.EtcdStatus{Mode: "embedded", Healthy: true},
-			Shards: []console.ShardStatus{
-				{Name: "empty", MinCopies: 2, Source: console.SourceStatus{State: "none"}},
-				{
-					Name: "www", Generation: 41, Head: 42, Files: 12803, Bytes: 412 << 20, Leader: "m1", PublishedAt: now.Add(-5 * time.Minute), Copies: 1,
-					MinCopies: 2, Mounts: 3, Stale: true, Problem: "object abc is missing",
-					Source: console.SourceStatus{State: "paused", Reason: "rolled back to generation 41; `source resume` goes on"},
-				},
-			},
-			Masters: []console.MasterStatus{
-				{
-					Name: "m1", State: "serving", Self: true, Version: "v1.2", Addresses: console.Addresses{NFS: "10.0.0.1:2049"}, StartedAt: now.Add(-50 * time.Hour),
-					Clients: 10, Store: &console.StoreStatus{Disk: 500 << 20, Free: 80 << 30},
-				},
-				{Name: "m2", State: "draining", Version: "v1.1", Addresses: console.Addresses{NFS: "10.0.0.2:2049"}, StartedAt: now.Add(-time.Minute)},
-			},
-			Warnings: []string{"www: 1 copy of 2", "www: object abc is missing on m1"},
-		},
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- console.NewServer(console.Config{Control: b, Logger: zerolog.Nop()}).Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	})
-	b.url = "http://" + l.Addr().String()
-	return b
-}
 
 // spoken is what one command line has said.
 type spoken struct {
@@ -284,7 +76,18 @@ func TestTranscripts(t *testing.T) {
 		"rollback": {"rollback www", "rollback www 41 --note n --wait", "rollback www 41 -o json"},
 		"source":   {"source pause www", "source resume www", "source rescan www -o json"},
 		"verify":   {"verify", "verify www --repair", "verify -o json"},
-		"recover":  {"recover", "recover --dry-run", "recover -o json"},
+		"token": {
+			"token create --join", "token create --shard www,docs --ttl 48h --note ci", "token create --shard www -o json", "token create", "token create --join --shard www",
+			"token create --shard www extra", "token list", "token list -o json", "token revoke k3v9x2ab", "token revoke k3v9x2ab -o json",
+		},
+		"master": {
+			"master list", "master drain m2", "master undrain m2", "master remove m2", "master remove m2 --yes", "master drain m2 -o json", "master drain M2",
+		},
+		"lead": {
+			"shard lead www m2", "shard lead www m2 -o json", "shard recover www", "shard recover www --accept-loss", "shard recover www -o json",
+			"shard recover zoo --accept-loss",
+		},
+		"recover": {"recover", "recover --dry-run", "recover -o json"},
 		"shard": {
 			"shard list", "shard show zoo", "shard create new --network 10.1.2.3,fd00::/8 --min-copies 1", "shard set www --squash root --keep-for 48h --network=",
 			"shard delete www", "shard delete www --yes", "shard delete www --yes -o json", "shard show www -o json",
@@ -320,6 +123,16 @@ func TestExitCodes(t *testing.T) {
 		{console.Errorf(console.ErrConflict, "shard www exists already"), "shard create www", 1, "exists already"},
 		{console.Errorf(console.ErrUnavailable, "draining"), "publish www", 1, "draining"},
 		{console.Errorf(console.ErrForbidden, "no"), "publish www", 1, "no"},
+		{console.Errorf(console.ErrUnauthorized, "the token expired"), "publish www", 1, "nfs-fleet: the token expired\n"},
+		{console.Errorf(console.ErrConflict, "m2 is not in step"), "shard lead www m2", 1, "not in step"},
+		{nil, "shard lead www", 2, "see `nfs-fleet shard lead --help`"},
+		{nil, "master", 2, "name what to do; see `nfs-fleet master --help`"},
+		{nil, "token", 2, "name what to do"},
+		{nil, "token create --shard www --ttl 1ms", 2, "use 1s to"},
+		{nil, "publish www --token x", 2, "--token: not a token of nfs-fleet"},
+		{nil, "publish www --token x --token-file y", 1, "give one"},
+		{nil, "publish www --token-file /nonexistent", 2, "/nonexistent"},
+		{nil, "publish www --token-file /dev/null", 2, "is empty"},
 		{console.Errorf(console.ErrInvalid, "bad squash"), "shard set www --strict", 2, "bad squash"},
 		{console.Errorf(console.ErrNotFound, "no shard www"), "history www", 3, "no shard www"},
 		{nil, "shard show none", 3, "no shard \"none\""},
@@ -386,7 +199,7 @@ func TestNothingToPublish(t *testing.T) {
 	b := newBench(t)
 	b.result.Changed, b.result.Warnings = false, []string{"a\x1b[2J changes\nall the time"}
 	s := b.command(t, "publish", "www")
-	if s.code != 0 || s.out != "www: nothing to publish, generation 42 is up to date\n" || s.err != "warning: a\\x1b[2J changes; all the time\n" {
+	if s.code != 0 || s.out != "www: nothing to publish, generation 42 is up to date\nIt is served by m1, m2.\n" || s.err != "warning: a\\x1b[2J changes; all the time\n" {
 		t.Errorf("%+v", s)
 	}
 	if s := b.command(t, "rollback", "www"); !strings.Contains(s.out, "has that tree already") {

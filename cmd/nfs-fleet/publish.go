@@ -22,8 +22,11 @@ func (a *app) publishCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "publish SHARD [DIR]", Short: "Publish a shard's source, or a directory of this machine, as the next generation",
 		Long: "publish makes the present state of the shard's source the next generation. With DIR it publishes that directory\n" +
-			"of this machine: what the master does not hold yet is uploaded. It returns when the generation is the head.",
-		Args: cobra.RangeArgs(1, 2),
+			"of this machine: what the fleet does not hold yet is uploaded. It returns when the generation is the head, and with\n" +
+			"--wait when every master that can serves it.\n\n" +
+			"From a machine that is no master it needs a token, which `nfs-fleet token create --shard SHARD` on a master prints.",
+		Example: "  nfs-fleet publish www\n  NFS_FLEET_TOKEN=nfp1_… nfs-fleet publish www ./public --note \"build 7\" --wait",
+		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.client()
 			if err != nil {
@@ -39,31 +42,57 @@ func (a *app) publishCommand() *cobra.Command {
 			return a.show(p, func(w io.Writer) {
 				if !p.Changed {
 					fmt.Fprintf(w, "%s: nothing to publish, generation %d is up to date\n", p.Shard, p.Number)
+					servedBy(w, p)
 					return
 				}
 				fmt.Fprintf(w, "%s: generation %d is the head, %s\n", p.Shard, p.Number, changes(p))
+				servedBy(w, p)
 			})
 		},
 	}
 	cmd.Flags().StringVar(&r.Note, "note", "", "a note for the history")
-	cmd.Flags().BoolVar(&r.Wait, "wait", false, "wait until every master in step serves it")
+	cmd.Flags().BoolVar(&r.Wait, "wait", false, "wait until every master that can serves it, and say which do")
 	cmd.Flags().BoolVar(&skip, "skip-unreadable", false, "with DIR: leave out files that cannot be read or keep changing, instead of failing")
 	return cmd
 }
 
-func publish(ctx context.Context, c *console.Client, args []string, r console.PublishRequest, skip bool, m *meter) (console.Published, error) {
-	var warnings []string
-	if len(args) > 1 {
-		u, err := upload(ctx, c, args[0], args[1], skip, m)
-		if err != nil {
-			return console.Published{}, interrupted(err, "nothing was published")
-		}
-		defer u.end(ctx)
-		r.Root, r.Upload, r.Origin, warnings = u.root, u.ID(), u.origin, u.warnings
+// uploadTries is how often a directory is uploaded when the master that takes it goes away in the middle.
+const uploadTries = 3
+
+// publish publishes a source, or uploads a directory and publishes that. Masters hold an upload only while they lead the
+// shard: when another one takes over, it gets what it lacks.
+func publish(ctx context.Context, c *console.Client, args []string, r console.PublishRequest, skip bool, m *meter) (p console.Published, err error) {
+	if len(args) == 1 {
+		p, err = c.Publish(ctx, args[0], r, m.report)
+		return p, interrupted(err, goesOn)
 	}
+	for try := 1; ; try++ {
+		p, err = publishDir(ctx, c, args, r, skip, m)
+		if try >= uploadTries || !errors.Is(err, console.ErrGone) {
+			return p, err
+		}
+	}
+}
+
+const goesOn = "the publish goes on at the master: see `nfs-fleet status`"
+
+func publishDir(ctx context.Context, c *console.Client, args []string, r console.PublishRequest, skip bool, m *meter) (console.Published, error) {
+	u, err := upload(ctx, c, args[0], args[1], skip, m)
+	if err != nil {
+		return console.Published{}, interrupted(err, "nothing was published")
+	}
+	defer u.end(ctx)
+	r.Root, r.Upload, r.Origin = u.root, u.ID(), u.origin
 	p, err := c.Publish(ctx, args[0], r, m.report)
-	p.Warnings = append(append([]string{}, warnings...), p.Warnings...)
-	return p, interrupted(err, "the publish goes on at the master: see `nfs-fleet status`")
+	p.Warnings = append(append([]string{}, u.warnings...), p.Warnings...)
+	return p, interrupted(err, goesOn)
+}
+
+// servedBy says which masters serve a generation, when that was waited for.
+func servedBy(w io.Writer, p console.Published) {
+	if len(p.ServedBy) > 0 {
+		fmt.Fprintf(w, "It is served by %s.\n", oneLine(strings.Join(p.ServedBy, ", ")))
+	}
 }
 
 // interrupted adds what becomes of an operation to the error of one whose waiting was interrupted.

@@ -36,11 +36,12 @@ func (a *app) rollbackCommand() *cobra.Command {
 					return
 				}
 				fmt.Fprintf(w, "%s: generation %d is the head (%s), %s\n", p.Shard, p.Number, quoted(p.Source), changes(p))
+				servedBy(w, p)
 				fmt.Fprintf(w, "The source is paused until `nfs-fleet source resume %s`.\n", p.Shard)
 			})
 		},
 	}
 	cmd.Flags().StringVar(&r.Note, "note", "", "a note for the history")
-	cmd.Flags().BoolVar(&r.Wait, "wait", false, "wait until every master in step serves it")
+	cmd.Flags().BoolVar(&r.Wait, "wait", false, "wait until every master that can serves it, and say which do")
 	return cmd
 }

@@ -17,8 +17,9 @@ import (
 )
 
 func (a *app) shardCommand() *cobra.Command {
-	return group("shard", "Create, list, show, change and delete shards",
-		a.shardCreateCommand(), a.shardListCommand(), a.shardShowCommand(), a.shardSetCommand(), a.shardDeleteCommand())
+	return group("shard", "Create, list, show, change, hand over, recover and delete shards",
+		a.shardCreateCommand(), a.shardListCommand(), a.shardShowCommand(), a.shardSetCommand(), a.shardDeleteCommand(),
+		a.shardLeadCommand(), a.shardRecoverCommand())
 }
 
 // shardFlags are the settings of a shard as flags.
@@ -169,7 +170,7 @@ func (a *app) shardDeleteCommand() *cobra.Command {
 			if !yes && (!a.terminal(a.in) || !a.terminal(a.err)) {
 				return &usageError{errors.New("there is no terminal to ask on: say --yes to delete without being asked"), cmd.CommandPath()}
 			}
-			if !yes && !a.confirm(args[0]) {
+			if !yes && !a.confirm(fmt.Sprintf("Delete %s, its head and its history, on every master?", quoted(args[0])), args[0]) {
 				return errors.New("not deleted")
 			}
 			if err := c.DeleteShard(cmd.Context(), args[0]); err != nil {
@@ -186,11 +187,11 @@ func (a *app) shardDeleteCommand() *cobra.Command {
 	return cmd
 }
 
-// confirm asks whoever sits at the terminal to type the shard's name.
-func (a *app) confirm(shard string) bool {
-	fmt.Fprintf(a.err, "Delete %s, its head and its history, on every master? Type its name: ", quoted(shard))
+// confirm asks whoever sits at the terminal a question that only typing the name answers with yes.
+func (a *app) confirm(question, name string) bool {
+	fmt.Fprintf(a.err, "%s Type its name: ", question)
 	line, _ := bufio.NewReader(a.in).ReadString('\n')
-	return strings.TrimSpace(line) == shard
+	return strings.TrimSpace(line) == name
 }
 
 // shardSheet shows one shard's settings, one a line.
@@ -203,10 +204,14 @@ func shardSheet(w io.Writer, s fleet.Shard) {
 	if s.Paused {
 		source = "paused"
 	}
+	leader := "any master"
+	if s.Lead != "" {
+		leader = s.Lead + " rather than others"
+	}
 	rows(w, nil, [][]string{
 		{"shard", s.Name}, {"fsid", s.FSID.String()}, {"networks", networksCell(s)}, {"ports", portsCell(s)},
 		{"squash", fmt.Sprintf("%s (anonymous is %d:%d)", s.Squash, s.AnonUID, s.AnonGID)},
-		{"min copies", strconv.Itoa(s.MinCopies) + strict}, {"keep", keepCell(s.Keep)}, {"source", source},
+		{"min copies", strconv.Itoa(s.MinCopies) + strict}, {"keep", keepCell(s.Keep)}, {"source", source}, {"leader", leader},
 		{"created", s.CreatedAt.UTC().Format(time.RFC3339)},
 	})
 }

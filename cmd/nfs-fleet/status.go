@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -128,11 +130,36 @@ func shardTable(w io.Writer, st console.Status) {
 			leader = "NONE"
 		}
 		cells = append(cells, []string{
-			s.Name, generationCell(s), age(s.PublishedAt, st.Time), count(s.Files), size(s.Bytes), leader,
-			fmt.Sprintf("%d/%d", s.Copies, s.MinCopies), strconv.Itoa(s.Mounts), s.Source.State,
+			s.Name, generationCell(s), age(s.PublishedAt, st.Time), count(s.Files), size(s.Bytes), leader, epochCell(s.Epoch),
+			fmt.Sprintf("%d/%d", s.Copies, s.MinCopies), inStepCell(s, st.Masters), strconv.Itoa(s.Mounts), s.Source.State,
 		})
 	}
-	rows(w, []string{"SHARD", "GENERATION", "PUBLISHED", "FILES", "SIZE", "LEADER", "COPIES", "MOUNTS", "SOURCE"}, cells)
+	rows(w, []string{"SHARD", "GENERATION", "PUBLISHED", "FILES", "SIZE", "LEADER", "EPOCH", "COPIES", "IN STEP", "MOUNTS", "SOURCE"}, cells)
+}
+
+func epochCell(epoch int64) string {
+	if epoch == 0 {
+		return ""
+	}
+	return strconv.FormatInt(epoch, 10)
+}
+
+// inStepCell is how many of the living masters serve a shard's head.
+func inStepCell(s console.ShardStatus, masters []console.MasterStatus) string {
+	living, inStep := 0, 0
+	for _, m := range masters {
+		if m.State == console.MasterLost {
+			continue
+		}
+		living++
+		if s.Head != 0 && m.Serves[s.Name] == s.Head {
+			inStep++
+		}
+	}
+	if s.Head == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", inStep, living)
 }
 
 // generationCell is what a master serves, and how that differs from the head.
@@ -150,20 +177,58 @@ func generationCell(s console.ShardStatus) string {
 func masterTable(w io.Writer, st console.Status) {
 	var cells [][]string
 	for _, m := range st.Masters {
-		name, clients, held, free := m.Name, "", "", ""
-		if m.Self {
-			name, clients = name+" *", strconv.Itoa(m.Clients)
-		}
+		clients, held, free := "", "", ""
 		if m.Store != nil {
-			held, free = size(uint64(max(m.Store.Disk, 0))), size(uint64(max(m.Store.Free, 0)))
+			clients, held, free = strconv.Itoa(m.Clients), size(uint64(max(m.Store.Disk, 0))), size(uint64(max(m.Store.Free, 0)))
 		}
 		up := ""
-		if !m.StartedAt.IsZero() {
+		if !m.StartedAt.IsZero() && m.State != console.MasterLost {
 			up = strings.TrimSpace(humanize.RelTime(m.StartedAt, st.Time, "", ""))
 		}
-		cells = append(cells, []string{name, m.State, m.Version, m.Addresses.NFS, up, clients, held, free})
+		cells = append(cells, []string{
+			masterName(m), stateCell(m, st.Time), m.Version, m.Addresses.NFS, up, leaseCell(m), m.EtcdRole, strconv.Itoa(m.Leads), lagCell(m), clients, held, free,
+		})
 	}
-	rows(w, []string{"MASTER", "STATE", "VERSION", "NFS", "UP", "CLIENTS", "STORE", "FREE"}, cells)
+	rows(w, []string{"MASTER", "STATE", "VERSION", "NFS", "UP", "LEASE", "ETCD", "LEADS", "BEHIND", "CLIENTS", "STORE", "FREE"}, cells)
+}
+
+// masterName marks the master that answers.
+func masterName(m console.MasterStatus) string {
+	if m.Self {
+		return m.Name + " *"
+	}
+	return m.Name
+}
+
+// stateCell is what a master does, and of a lost one since when it does not.
+func stateCell(m console.MasterStatus, now time.Time) string {
+	if m.State != console.MasterLost {
+		return m.State
+	}
+	return strings.TrimSpace("LOST " + age(m.LostSince, now))
+}
+
+// leaseCell is how old a master's lease is, and how old it may become.
+func leaseCell(m console.MasterStatus) string {
+	if m.LeaseAgeMS < 0 || m.LeaseTTLMS == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f s of %.0f s", float64(m.LeaseAgeMS)/1000, float64(m.LeaseTTLMS)/1000)
+}
+
+// lagCell is how far a master is behind the heads: by shard when there are few.
+func lagCell(m console.MasterStatus) string {
+	if len(m.Lag) == 0 || m.State == console.MasterLost {
+		return ""
+	}
+	var behind []string
+	for _, shard := range slices.Sorted(maps.Keys(m.Lag)) {
+		behind = append(behind, fmt.Sprintf("%s by %d", shard, m.Lag[shard]))
+	}
+	if len(behind) > 2 {
+		return plural(int64(len(behind)), "shard", "shards")
+	}
+	return strings.Join(behind, ", ")
 }
 
 // statusNotes are the things that want somebody's attention. What a warning says already is not said twice.
