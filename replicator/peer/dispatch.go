@@ -136,6 +136,7 @@ func (r *run) ended(req *request) {
 	delete(r.active, req)
 	s, now := req.src, time.Now()
 	s.streams--
+	r.came += req.bytes.Load()
 	s.timed(req.bytes.Load(), now.Sub(req.begun))
 	for i := range req.missing {
 		r.release(&req.missing[i])

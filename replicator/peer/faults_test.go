@@ -19,15 +19,21 @@ import (
 type spoiler = func(w http.ResponseWriter, r *http.Request, next http.Handler)
 
 // filter is a ResponseWriter whose bytes go through fn; fn returns how many of them it lets pass before the connection
-// is cut, or -1 for all.
+// is cut, -1 for all, or written when it has passed them on itself.
 type filter struct {
 	http.ResponseWriter
 	fn func(w http.ResponseWriter, p []byte) int
 }
 
+const written = -2
+
 func (f filter) Write(p []byte) (int, error) {
 	p = bytes.Clone(p)
-	if n := f.fn(f.ResponseWriter, p); n >= 0 {
+	n := f.fn(f.ResponseWriter, p)
+	if n == written {
+		return len(p), nil
+	}
+	if n >= 0 {
 		_, _ = f.ResponseWriter.Write(p[:min(n, len(p))])
 		_ = http.NewResponseController(f.ResponseWriter).Flush()
 		panic(http.ErrAbortHandler)

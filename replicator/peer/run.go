@@ -50,6 +50,8 @@ type run struct {
 	done     Progress
 	told     time.Time
 	moved    time.Time // when something last came
+	came     int64     // bytes of requests that have ended
+	noticed  int64     // bytes, and of others, at moved
 	unsynced int64
 	syncing  bool
 	pressed  bool      // the disk is needed for something more urgent
@@ -168,8 +170,12 @@ next:
 func (r *run) tick() error {
 	r.refresh()
 	now := time.Now()
-	if r.pressed = r.f.cfg.Pressure(); r.pressed {
-		r.moved = now
+	came := r.came
+	for req := range r.active {
+		came += req.bytes.Load()
+	}
+	if r.pressed = r.f.cfg.Pressure(); r.pressed || came-r.noticed >= stallBytes {
+		r.moved, r.noticed = now, came
 	}
 	if now.Sub(r.moved) >= stuckTime {
 		causes := []error{errStuck}

@@ -29,9 +29,10 @@ const (
 
 // How gladly a source is asked. One that is not fine is asked only for what no better one has.
 const (
-	fine = iota
-	slow
-	shunned
+	fine    = iota
+	hollow  // lacked most of what it was asked for: it is being filled itself, perhaps
+	slow    // stalled, failed, or was much slower than another
+	shunned // sent what it should not have
 )
 
 // source is a master as one fetch sees it. It belongs to the goroutine of run.
@@ -43,11 +44,11 @@ type source struct {
 	failures  int // in a row
 	err       error
 	notBefore time.Time // of the next request
-	slowUntil time.Time
-	shunUntil time.Time
-	wrong     int     // objects of which it sent wrong bytes
-	hollow    int     // batches in a row of which it lacked the most
-	rate      float64 // bytes a second, 0: unknown
+	// Until when it has these ranks.
+	hollowUntil, slowUntil, shunUntil time.Time
+	wrong                             int     // objects of which it sent wrong bytes
+	lacked                            int     // batches in a row of which it lacked the most
+	rate                              float64 // bytes a second, 0: unknown
 }
 
 func (s *source) rank(now time.Time) int {
@@ -56,6 +57,8 @@ func (s *source) rank(now time.Time) int {
 		return shunned
 	case now.Before(s.slowUntil) || s.failures > 0:
 		return slow
+	case now.Before(s.hollowUntil):
+		return hollow
 	}
 	return fine
 }
@@ -97,12 +100,11 @@ func (s *source) timed(bytes int64, took time.Duration) {
 func (s *source) answered(now time.Time, asked, lacked int) {
 	s.failures, s.err = 0, nil
 	if 2*lacked <= asked {
-		s.hollow = 0
+		s.lacked = 0
 		return
 	}
-	// It is being filled itself, perhaps: others are better asked for a while, but nothing has gone wrong.
-	s.notBefore = now.Add(min(firstRetry<<min(s.hollow, 5), 2*time.Second))
-	s.hollow++
+	s.hollowUntil = now.Add(min(firstRetry<<min(s.lacked, 10), lastRetry))
+	s.lacked++
 }
 
 // failed notes that a request did not go well. progress: some of it did.
