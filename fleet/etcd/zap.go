@@ -19,6 +19,12 @@ var zapLevels = map[zapcore.Level]zerolog.Level{
 	zapcore.ErrorLevel: zerolog.WarnLevel, zapcore.DPanicLevel: zerolog.ErrorLevel, zapcore.PanicLevel: zerolog.ErrorLevel, zapcore.FatalLevel: zerolog.ErrorLevel,
 }
 
+// passing are errors to etcd that are a step on the way when a member joins.
+var passing = map[string]bool{
+	"failed to update storage version":                true,
+	"rejecting promote learner: learner is not ready": true,
+}
+
 // level is what etcd's level means to an operator.
 func (c zapCore) level(l zapcore.Level) zerolog.Level {
 	if c.closing.Load() {
@@ -41,7 +47,11 @@ func (c zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Check
 }
 
 func (c zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.log.WithLevel(c.level(e.Level)).Fields(flatten(fields)).Msg(e.Message)
+	level := c.level(e.Level)
+	if passing[e.Message] {
+		level = min(level, zerolog.DebugLevel)
+	}
+	c.log.WithLevel(level).Fields(flatten(fields)).Msg(e.Message)
 	return nil
 }
 
