@@ -91,13 +91,12 @@ func (x *expansion) content(e *Entry, before Content, depth int) error {
 		return nil
 	}
 	p := Part{Digest: e.Content.Digest, Form: e.Content.Form, Size: e.Size, depth: uint16(depth)}
-	if before.Form == p.Form {
+	if before.Form == p.Form && p.Form != Blob {
 		p.base.digest = before.Digest
 	}
 	switch p.Form {
 	case Chunks:
-		p.kind, p.base.inline = kindChunks, false
-		p.Size = 16 + e.Size/ChunkSize*37
+		p.kind, p.Size = kindChunks, 16+e.Size/ChunkSize*37
 	case Dir:
 		const entry, show = 128, 32 // what an entry takes, and what it adds to the size that a directory shows
 		p.kind, p.Size = kindDirectory, 64+e.Size/show*entry
