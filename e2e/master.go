@@ -94,12 +94,9 @@ func freePorts(t testing.TB, n int) []string {
 // args is the command line of serve.
 func (m *Master) args() []string {
 	args := []string{m.bin, "serve", "--name", m.Name, "--fleet", m.Fleet, "--data-dir", m.DataDir,
-		"--listen-nfs", m.NFS, "--listen-http", m.HTTP, "--log-format", "json"}
+		"--listen-nfs", m.NFS, "--listen-http", m.HTTP, "--listen-peer", m.Peer, "--log-format", "json"}
 	if !strings.Contains(strings.Join(m.Flags, " "), "--etcd ") {
 		args = append(args, "--etcd-client-listen", m.EtcdClient, "--etcd-peer-listen", m.EtcdPeer)
-	}
-	if hasPeers(m.t, m.bin) {
-		args = append(args, "--listen-peer", m.Peer)
 	}
 	if m.Host != nil {
 		args = append(args, "--advertise", m.Host.Addr)
@@ -111,11 +108,6 @@ func (m *Master) args() []string {
 		args = append(args, "--source", s)
 	}
 	return append(args, m.Flags...)
-}
-
-// hasPeers says whether the product can have more than one master.
-func hasPeers(t testing.TB, bin string) bool {
-	return strings.Contains(runOn(t, nil, time.Minute, nil, bin, "serve", "--help").Stdout, "--listen-peer")
 }
 
 // Start starts the process, without waiting for anything.

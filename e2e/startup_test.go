@@ -77,6 +77,7 @@ func TestPortTaken(t *testing.T) {
 	}{
 		{"NFS", func(m *Master) string { return m.NFS }, "--listen-nfs"},
 		{"HTTP", func(m *Master) string { return m.HTTP }, "--listen-http"},
+		{"other masters", func(m *Master) string { return m.Peer }, "--listen-peer"},
 		{"etcd's clients", func(m *Master) string { return m.EtcdClient }, "--etcd-client-listen"},
 		{"etcd's peers", func(m *Master) string { return m.EtcdPeer }, "--etcd-peer-listen"},
 	} {
