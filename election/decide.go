@@ -50,11 +50,12 @@ func (s *state) holds(shard string) (epoch int64, ok bool) {
 func (s *state) endTerms() {
 	for shard, epoch := range s.terms {
 		now, held := s.holds(shard)
-		heir, resigned := s.resigned[shard]
+		heir, handed := s.resigned[shard]
 		switch {
 		case !held || now != epoch:
 			s.endTerm(shard, ErrDeposed)
-		case !s.standsFor(shard) || resigned && s.view.seats[shard].Heir == heir:
+		case handed && s.view.seats[shard].Heir != heir: // it goes on until etcd has the heir's name
+		case handed || !s.standsFor(shard):
 			s.endTerm(shard, ErrResigned)
 		}
 	}
@@ -196,7 +197,7 @@ func (s *state) addReleases(w *write) {
 		_, again := s.released[shard]
 		key := s.view.leaderKey(shard)
 		switch {
-		case handed && seat.Heir != heir && s.standsFor(shard):
+		case handed && seat.Heir != heir:
 			value := seat.leaderValue
 			value.Heir = heir
 			w.marks[key] = mark{seat.epoch, mustJSON(value)}

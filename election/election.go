@@ -42,7 +42,8 @@ type Election interface {
 	// Resign ends the term for a shard, if there is one, in favour of the master named to, which takes the shard before
 	// any other. The term ends as soon as etcd has the name of the heir, and not if it cannot be written; the shard is
 	// without a leader for about two round trips to etcd. This master goes on standing: should the heir not take the
-	// shard within a second, the others may. With to "" or this master it does nothing.
+	// shard within a second, the others may. A Withdraw or Retire that follows leaves the choice of the heir as it is.
+	// With to "" or this master it does nothing.
 	Resign(shard, to string)
 	// Terms delivers each term of this master as it begins; one that ended before it was received is left out. The
 	// channel is closed when Run ends.

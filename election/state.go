@@ -232,9 +232,11 @@ func (s *state) take(now instant, e event) {
 	s.dirty, s.known = true, nil
 }
 
-// giveUp ends a term and lets its key go, even if the master stands again before that is decided on.
+// giveUp ends a term and lets its key go, even if the master stands again before that is decided on. One that is being
+// handed over goes to its heir.
 func (s *state) giveUp(shard string) {
-	if epoch, leads := s.terms[shard]; leads {
+	epoch, leads := s.terms[shard]
+	if _, handed := s.resigned[shard]; leads && !handed {
 		s.released[shard] = epoch
 		s.endTerm(shard, ErrResigned)
 	}

@@ -207,6 +207,13 @@ func resign(b *bench) {
 		}
 		first, t = nodes[heir], next
 	}
+	// m2 leads; who leaves altogether has named the heir before.
+	nodes["m2"].Resign("www", "m3")
+	nodes["m2"].Withdraw("www")
+	nodes["m3"].term()
+	nodes["m3"].Resign("www", "m4")
+	nodes["m3"].Retire(true)
+	nodes["m4"].term()
 }
 
 func lostLease(b *bench) {
