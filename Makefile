@@ -18,8 +18,8 @@ TESTFLAGS ?=
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
 # What the end-to-end suite runs, as Debian packages, and the commands that show that they are there.
-PACKAGES = user-mode-linux nfs-common kmod iproute2 libnfs-utils rpcbind etcd-client rsync netbase
-NEEDED   = linux.uml showmount modprobe ip nfs-ls rpcinfo etcdctl rsync
+PACKAGES = user-mode-linux nfs-common kmod iproute2 libnfs-utils rpcbind etcd-client etcd-server rsync netbase
+NEEDED   = linux.uml showmount modprobe ip nfs-ls rpcinfo etcdctl etcd rsync
 
 .DEFAULT_GOAL := help
 
@@ -86,6 +86,11 @@ fuzz: ## run every fuzz target for TIME each (TIME=20s)
 .PHONY: crashloop
 crashloop: ## kill the master at random moments of a publish (ROUNDS=200 SEED=n)
 	$(GO) test -count=1 -timeout 0 -v -run '^TestCrashLoop$$' ./e2e -rounds=$(or $(ROUNDS),200) -seed=$(or $(SEED),0)
+
+.PHONY: chaos
+chaos: ## faults under traffic against fleets of several masters (ROUNDS=200 SEED=n FIRST=round FLEETS=pattern FAULTS=pattern)
+	$(GO) test -count=1 -timeout 0 -v -run '^TestChaos$$' ./e2e -chaos=$(or $(ROUNDS),200) -seed=$(or $(SEED),0) \
+		-first=$(or $(FIRST),0) -fleets='$(FLEETS)' -faults='$(FAULTS)'
 
 .PHONY: clean
 clean: ## remove what the targets above made (not a fleet's data)
