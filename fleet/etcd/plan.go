@@ -291,7 +291,7 @@ func (p *planning) promote() []Action {
 			ready = append(ready, s)
 		}
 	}
-	if len(ready) < batch || len(p.voters) > MaxVoters || p.healthy+1 < quorum(len(p.voters)+1) {
+	if len(ready) < batch || len(p.voters) > MaxVoters { // with a quorum before there is one after
 		return nil
 	}
 	return []Action{{Kind: Promote, ID: ready[0].ID, Name: ready[0].Name, PeerURL: ready[0].PeerURL, Why: "it is in sync"}}
