@@ -84,13 +84,13 @@ func (c *compaction) copyPack(ctx context.Context, p *pack, living []record) err
 		if err := c.s.usable(ctx); err != nil {
 			return err
 		}
-		b, at, err := c.s.read(r.digest, buf)
+		b, blob, err := c.s.read(r.digest, buf)
 		buf = b
 		switch {
-		case errors.Is(err, tree.ErrMissing) || err == nil && at != r.in(p):
+		case errors.Is(err, tree.ErrMissing) || err == nil && blob.e.place != r.in(p):
 			continue // gone meanwhile
 		case errors.Is(err, tree.ErrCorrupt):
-			if err := c.s.quarantine(r.digest, at, b); err != nil {
+			if err := c.s.quarantine(blob, b); err != nil {
 				return err
 			}
 			continue
@@ -101,7 +101,7 @@ func (c *compaction) copyPack(ctx context.Context, p *pack, living []record) err
 		}
 		n := record{digest: r.digest, off: uint32(c.end()), size: r.size}
 		c.buf = append(appendRecordHeader(c.buf, c.id, n), b...)
-		c.records, c.from = append(c.records, n), append(c.from, at)
+		c.records, c.from = append(c.records, n), append(c.from, r.in(p))
 		if len(c.buf) >= 1<<20 {
 			if err := c.flush(); err != nil {
 				return err

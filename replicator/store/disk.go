@@ -16,8 +16,6 @@ import (
 // disk is every operation by which the store touches its directory. Tests make one of them fail by its name.
 type disk struct {
 	fault func(op, path string) error // nil but in tests
-	// quarantines counts the objects that were taken out of the store as damaged: a Blob from before may be one of them.
-	quarantines atomic.Uint64
 }
 
 func (k *disk) check(op, path string) error {
@@ -132,9 +130,16 @@ type file struct {
 	counted bool         // refs decides when it is closed; otherwise the garbage collector does
 	refs    atomic.Int64 // holders: the cache, Sync's list, each Blob
 	used    atomic.Bool  // read since the cache's clock hand passed
+	blocks  *blocks      // of a large object; set before it is shared
 }
 
-func newFile(f *os.File, k *disk) *file { return &file{f: f, fd: int(f.Fd()), disk: k} }
+// newFile takes f over. The kernel is told not to read ahead: what nobody has asked for would come into the page cache
+// without having been hashed. It knows a descriptor that this is refused for only on strange file systems.
+func newFile(f *os.File, k *disk) *file {
+	c := &file{f: f, fd: int(f.Fd()), disk: k}
+	_ = unix.Fadvise(c.fd, 0, 0, unix.FADV_RANDOM)
+	return c
+}
 
 // newCounted returns a file that its caller holds.
 func newCounted(f *os.File, k *disk) *file {
@@ -189,9 +194,35 @@ func (f *file) pread(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
+// dropCached makes the kernel forget the clean pages that hold these bytes, so that the next read has them from the disk.
+func (f *file) dropCached(off, size int64) {
+	page := int64(os.Getpagesize())
+	end := (off + size + page - 1) / page * page
+	off = off / page * page
+	_ = unix.Fadvise(f.fd, off, end-off, unix.FADV_DONTNEED)
+	runtime.KeepAlive(f)
+}
+
+// readAhead makes the kernel begin to read these bytes.
+func (f *file) readAhead(off, size int64) {
+	_ = unix.Fadvise(f.fd, off, size, unix.FADV_WILLNEED)
+	runtime.KeepAlive(f)
+}
+
+// same reports whether path still names this file.
+func (f *file) same(path string) bool {
+	var a, b unix.Stat_t
+	err := unix.Fstat(f.fd, &a)
+	runtime.KeepAlive(f)
+	return err == nil && unix.Lstat(path, &b) == nil && a.Ino == b.Ino && a.Dev == b.Dev
+}
+
 // preadCached is one preadv2 with RWF_NOWAIT: what the page cache holds of p, from off, or 0 when that is nothing or the
 // kernel or the file system does not know how. p is not empty. golang.org/x/sys has the call too, but allocates for it.
 func (f *file) preadCached(p []byte, off int64) int {
+	if f.disk.fault != nil && f.disk.check("read", f.f.Name()) != nil {
+		return 0
+	}
 	iov := unix.Iovec{Base: unsafe.SliceData(p)}
 	iov.SetLen(len(p))
 	n, _, errno := unix.Syscall6(unix.SYS_PREADV2, uintptr(f.fd), uintptr(unsafe.Pointer(&iov)), 1,

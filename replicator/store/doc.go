@@ -2,7 +2,7 @@
 //
 // What it promises. An object is readable as soon as Put has returned and durable as soon as a later Sync has. After a
 // SIGKILL, a power loss, a full disk or a failed write, every object that a Sync covered is there whole, and no object is
-// ever there in part. Get hashes what it returns. A Blob does not (it is the NFS READ path); Verify is there to find rot.
+// ever there in part. No byte of a damaged object is read, by Get or through a Blob: what comes from the disk is hashed first.
 // A Blob stays readable after its object was collected. Readers take no lock that a writer holds during I/O.
 //
 // On disk, below the store's directory:
@@ -22,5 +22,5 @@
 // Who owns what. index is the resident map from digest to place: lock-free for readers. A pack's file is shared by the
 // store and every Blob in it, and is closed by the garbage collector when the last of them has gone; a large file is
 // counted, hence Blob.Close. Store.writeMu serialises appends to the one active pack; large files are written side by
-// side. Locks are taken in the order verifying, writeMu, indexFiles, placing, large.mu, holdMu, a shard's mutex.
+// side. Locks are taken in the order verifying, reindexing, writeMu, indexFiles, placing, large.mu, holdMu, a shard's mutex.
 package store

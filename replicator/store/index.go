@@ -10,7 +10,7 @@ import (
 
 const (
 	indexShards  = 64
-	chunkEntries = 186 // 8,184 bytes: the allocator's 8 KiB class
+	chunkEntries = 170 // 8,160 bytes: the allocator's 8 KiB class
 	slotIndex    = 1<<24 - 1
 	slotRemoved  = slotIndex // as the index part of a slot
 )
@@ -22,13 +22,14 @@ type place struct {
 	size uint32 // of the object
 }
 
-// entry is 44 bytes without a pointer, and never changes once a slot names it.
+// entry is 48 bytes without a pointer, and never changes once a slot names it, but for its seal.
 type entry struct {
 	digest tree.Digest
 	place
+	seal uint32 // atomic: see seals; for large objects it says nothing
 }
 
-// index is the resident map from digest to place: at most about 60 bytes an object. Lookups take no lock; changes lock
+// index is the resident map from digest to place: at most about 65 bytes an object. Lookups take no lock; changes lock
 // one shard of 64. It is also the collector's mark set, at a bit an object.
 type index struct {
 	shards  [indexShards]shard
@@ -99,15 +100,24 @@ func (x *index) shard(d *tree.Digest) *shard { return &x.shards[d[0]%indexShards
 
 // lookup returns the place of d, without a lock and without allocation.
 func (x *index) lookup(d *tree.Digest) (place, bool) {
+	e := x.find(d)
+	if e == nil {
+		return place{}, false
+	}
+	return e.place, true
+}
+
+// find is lookup for the entry itself, nil when there is none. It stays as it is when the object moves or goes.
+func (x *index) find(d *tree.Digest) *entry {
 	t := x.shard(d).table.Load()
 	if t == nil {
-		return place{}, false
+		return nil
 	}
 	_, n, ok := t.find(d)
 	if !ok {
-		return place{}, false
+		return nil
 	}
-	return t.entry(n).place, true
+	return t.entry(n)
 }
 
 // touch is lookup for a writer that counts on finding d: a collection that is under way keeps d.
@@ -193,7 +203,7 @@ func (sh *shard) add(d *tree.Digest, p place) int {
 	if t.arena[n/chunkEntries] == nil {
 		t.arena[n/chunkEntries] = new([chunkEntries]entry)
 	}
-	*t.entry(n) = entry{*d, p}
+	*t.entry(n) = entry{digest: *d, place: p}
 	return n
 }
 
@@ -209,7 +219,7 @@ func (sh *shard) rebuild(entries int) {
 		if t.arena[n/chunkEntries] == nil {
 			t.arena[n/chunkEntries] = new([chunkEntries]entry)
 		}
-		*t.entry(n) = *e
+		*t.entry(n) = entry{e.digest, e.place, atomic.LoadUint32(&e.seal)}
 		t.put(&e.digest, n)
 		if marks != nil && marks[number/64]&(1<<(number%64)) != 0 {
 			sh.setMark(n)

@@ -38,7 +38,8 @@ type large struct {
 	hand    int
 	drops   uint64 // counts drop, so that a file opened before one is not cached after it
 	pending map[tree.Digest]*pendingFile
-	waiting int64 // bytes of pending
+	waiting int64                   // bytes of pending
+	checked map[tree.Digest]*blocks // of the files in their place, open or not; not of all
 }
 
 // pendingFile is a large object that a Sync has yet to make durable and bring to its place.
@@ -49,7 +50,7 @@ type pendingFile struct {
 }
 
 func (l *large) init(dir string, max int, k *disk) {
-	l.dir, l.max, l.disk = dir, max, k
+	l.dir, l.max, l.disk, l.checked = dir, max, k, make(map[tree.Digest]*blocks)
 	l.open, l.pending = make(map[tree.Digest]*file), make(map[tree.Digest]*pendingFile)
 }
 
@@ -116,6 +117,9 @@ func (l *large) adopt(d tree.Digest, opened *file, drops uint64) *file {
 	}
 	if p := l.pending[d]; opened == nil && p != nil && p.acquire() {
 		opened = p.file
+	}
+	if opened != nil && opened.blocks == nil {
+		opened.blocks = l.blocksOf(d)
 	}
 	if opened == nil || l.drops != drops {
 		return opened
@@ -196,6 +200,7 @@ func (s *Store) putLarge(d tree.Digest, b []byte) error {
 	added := !s.closed.Load() && s.index.insert(&d, place{size: uint32(len(b))})
 	kept := added && l.pending[d] == nil // else the file of an object just collected, which is as good
 	if kept {
+		delete(l.checked, d) // what was known is of another file
 		l.pending[d] = &pendingFile{f, tmp, uint32(len(b))}
 		l.waiting += int64(len(b))
 	}

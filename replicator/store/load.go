@@ -245,15 +245,25 @@ func (s *Store) checkpoint(p *pack, sealed bool) {
 	p.covered = p.synced
 }
 
-// reindex writes the index file of pack id again, because an object left it.
+// reindex writes the index file of pack id again, because an object left it; once for all that left meanwhile.
 func (s *Store) reindex(id uint32) {
+	p := s.pack(id)
+	if p == nil {
+		return
+	}
+	p.stale.Store(true)
+	s.reindexing.Lock()
+	defer s.reindexing.Unlock()
+	if !p.stale.Swap(false) {
+		return
+	}
 	s.writeMu.Lock()
-	if a := s.active; a != nil && a.id == id {
-		s.checkpoint(a, false)
-		id = 0
+	if s.active == p {
+		s.checkpoint(p, false)
+		p = nil
 	}
 	s.writeMu.Unlock()
-	if p := s.pack(id); p != nil {
+	if p != nil {
 		s.checkpoint(p, true)
 	}
 }

@@ -39,6 +39,7 @@ type pack struct {
 	covered int64        // so much of it is in its index file
 	linked  bool         // its name in the directory is durable
 	live    atomic.Int64 // bytes of records that the index names
+	stale   atomic.Bool  // its index file names what has left
 }
 
 // record is one object in a pack.

@@ -55,6 +55,8 @@ func (s *Store) putSmall(d tree.Digest, b []byte) error {
 	}
 	r := record{digest: d, off: uint32(a.size.Load()), size: uint32(len(b))}
 	s.scratch = append(appendRecordHeader(s.scratch[:0], a.id, r), b...)
+	// The page that it begins in may have to come from the disk for that, with the end of the object before.
+	s.seals.load(s.page(a.id, int64(r.off)))
 	if err := s.disk.writeAt(a.file.f, s.scratch, int64(r.off)); err != nil {
 		// The next record takes the same place. Cutting off what was written is for the disk's sake only.
 		_ = s.disk.truncate(a.file.f, int64(r.off))

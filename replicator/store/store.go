@@ -24,8 +24,7 @@ var (
 	ErrFull   = errors.New("no space left for the store") // together with the system's ENOSPC or EDQUOT
 	ErrHeld   = errors.New("store is held")
 	ErrClosed = errors.New("store is closed")
-	// ErrReopen: a Blob may be of a damaged object. Opening it again finds a good copy, or none.
-	ErrReopen = errors.New("an object was quarantined since this one was opened")
+	ErrReopen = errors.New("object is to be opened again") // is not returned any more
 )
 
 // Options are the settings of a Store; the zero value has the defaults.
@@ -62,6 +61,8 @@ type Store struct {
 	heal healing
 
 	index     index
+	seals     seals
+	pageShift int                     // log2 of what the page cache takes from the disk at the least
 	packs     atomic.Pointer[[]*pack] // by id, nil where there is none; replaced whole under packsMu
 	large     large
 	closed    atomic.Bool
@@ -78,6 +79,7 @@ type Store struct {
 	active  *pack      // records are appended here; nil until the next Put needs one
 	scratch []byte
 
+	reindexing sync.Mutex // held to write the index files of packs that objects have left
 	indexFiles sync.Mutex // guards the index files of packs, and a pack's leaving of the directory
 
 	holdMu     sync.Mutex // guards what follows; held during a sweep of the index
@@ -96,6 +98,7 @@ func open(dir string, o Options, k *disk) (_ *Store, err error) {
 	s.room.dir, s.room.reserve, s.room.statfs = dir, o.Reserve, unix.Statfs
 	s.heal.init()
 	s.packs.Store(&[]*pack{})
+	s.pageShift = pageShift(dir)
 	s.large.init(filepath.Join(dir, "large"), o.MaxOpen, k)
 	for _, sub := range []string{"packs", "large", "quarantine", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o750); err != nil {

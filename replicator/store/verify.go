@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
@@ -82,9 +81,10 @@ func (v *verification) pack(ctx context.Context, id uint32) error {
 }
 
 func (v *verification) object(r record) error {
-	b, at, err := v.s.read(r.digest, v.buf)
-	if cap(b) > 0 {
-		v.buf = b
+	p, b, err := v.s.read(r.digest, v.buf)
+	defer b.Close()
+	if cap(p) > 0 {
+		v.buf = p
 	}
 	if errors.Is(err, tree.ErrMissing) {
 		return nil // collected meanwhile
@@ -98,33 +98,9 @@ func (v *verification) object(r record) error {
 		return nil
 	}
 	v.s.log.Error().Err(err).Stringer("object", r.digest).Msg("object is damaged: quarantined")
-	if err := v.s.quarantine(r.digest, at, b); err != nil {
+	if err := v.s.quarantine(b, p); err != nil {
 		return err
 	}
 	v.report.Bad = append(v.report.Bad, r.digest)
 	return nil
-}
-
-// quarantine takes the damaged object d, which is at at and of which b could be read, out of the store. It keeps b, and
-// forgets d only when that is durable. The caller calls reindex for a pack.
-func (s *Store) quarantine(d tree.Digest, at place, b []byte) error {
-	dir := filepath.Join(s.dir, "quarantine")
-	path := filepath.Join(dir, d.String())
-	if at.pack != 0 {
-		path += fmt.Sprintf("-%08x-%d", at.pack, at.off)
-	}
-	err := s.disk.replace(path, s.tmp(), b)
-	if err == nil {
-		err = s.disk.syncDir(dir)
-	}
-	if err != nil {
-		return fmt.Errorf("quarantine object %s: %w", d, full(err))
-	}
-	defer s.disk.quarantines.Add(1) // when nobody finds it any more
-	if !s.forget(d, at) || at.pack != 0 {
-		return nil
-	}
-	_, err = s.unlinkLarge(record{digest: d, size: at.size})
-	s.large.drop(d)
-	return err
 }
