@@ -84,20 +84,20 @@ func (c *Client) Recover(ctx context.Context, r RecoverRequest) (RecoverReport, 
 
 // BeginUpload is Control.BeginUpload.
 func (c *Client) BeginUpload(ctx context.Context, shard string) (string, error) {
-	id, err := callShard[uploadID](ctx, c, shard, request{method: http.MethodPost, path: "/uploads"})
+	id, err := callShard[uploadID](ctx, c, shard, request{method: http.MethodPost, path: "/uploads", again: true})
 	return id.Upload, err
 }
 
 // EndUpload is Control.EndUpload.
 func (c *Client) EndUpload(ctx context.Context, shard, upload string) error {
-	_, err := callShard[empty](ctx, c, shard, request{method: http.MethodDelete, path: "/uploads/" + url.PathEscape(upload)})
+	_, err := callShard[empty](ctx, c, shard, request{method: http.MethodDelete, path: "/uploads/" + url.PathEscape(upload), again: true})
 	return err
 }
 
 // Missing is Control.Missing.
 func (c *Client) Missing(ctx context.Context, shard, upload string, want []tree.Digest) ([]tree.Digest, error) {
 	lacks, err := callShard[digests](ctx, c, shard, request{
-		method: http.MethodPost, path: "/uploads/" + url.PathEscape(upload) + "/missing", body: digests{listed(want)}, timeout: slowTimeout,
+		method: http.MethodPost, path: "/uploads/" + url.PathEscape(upload) + "/missing", body: digests{listed(want)}, timeout: slowTimeout, again: true,
 	})
 	return lacks.Digests, err
 }
@@ -196,6 +196,7 @@ type request struct {
 	body    any
 	stream  io.Reader
 	timeout time.Duration // 0: quickTimeout
+	again   bool          // asking twice does no harm, although it is no GET
 }
 
 // ofShard puts the shard's path before the request's. A name that cannot be one is not sent.

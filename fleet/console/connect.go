@@ -154,7 +154,7 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 			return nil, context.Cause(ctx)
 		}
 		err = bare(cause(ctx, err))
-		if sent && r.method != "" {
+		if sent && r.method != "" && !r.again {
 			return nil, Errorf(ErrUnreachable, "%s broke off (%w): `nfs-fleet status` and `history` show whether it was done", c.servers[n], err)
 		}
 		silent = append(silent, fmt.Sprintf("%s (%v)", c.servers[n], err))

@@ -61,7 +61,7 @@ type Control interface {
 
 	// CreateToken makes a token. Its text is in the answer and nowhere else: the fleet keeps a hash.
 	CreateToken(ctx context.Context, r TokenRequest) (TokenMade, error)
-	// Tokens returns the tokens that have not expired, sorted by the time of their making.
+	// Tokens returns the tokens, expired ones for a while too, sorted by the time of their making.
 	Tokens(ctx context.Context) ([]Token, error)
 	// RevokeToken ends a token now. ErrNotFound: there is none of that id, or it was used up.
 	RevokeToken(ctx context.Context, id string) error

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 )
 
 // MasterStatus is one master of the fleet. What only the master itself knows (lease age, clients, store) is there for
@@ -54,12 +55,12 @@ type StoreStatus struct {
 }
 
 // TokenKind is what a token lets its bearer do.
-type TokenKind string
+type TokenKind = trust.Kind
 
 // The kinds of token.
 const (
-	TokenJoin    TokenKind = "join"    // become a master, once
-	TokenPublish TokenKind = "publish" // publish and roll back some shards, until it expires
+	TokenJoin    = trust.Join    // become a master, once
+	TokenPublish = trust.Publish // publish and roll back some shards, until it expires
 )
 
 // TokenRequest says what token to make.
@@ -73,7 +74,7 @@ type TokenRequest struct {
 // How long tokens last.
 const (
 	DefaultTokenTTL = time.Hour
-	MaxTokenTTL     = 365 * 24 * time.Hour
+	MaxTokenTTL     = fleet.MaxTokenLife
 )
 
 // TokenMade is a token as its maker gets it, once.
