@@ -181,10 +181,7 @@ func (h *chaos) judge(name string) {
 // fetch gets what is new in etcd's history, before it is compacted away.
 func (h *chaos) fetch() {
 	h.t.Helper()
-	host, addr := h.Masters[0].Host, "127.0.0.1"
-	if h.Etcd != nil {
-		host, addr = h.Etcd.Members[0].Host, h.Etcd.Members[0].Host.Addr
-	}
+	host, addr := h.etcdAt()
 	events, last, err := etcdHistory(host, addr, h.Masters[0].Fleet, h.revision)
 	if err != nil {
 		h.t.Fatalf("fetch etcd's history: %v", err)

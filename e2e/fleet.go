@@ -1,10 +1,15 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/nfs-fleet/nfs-fleet/e2e/history"
 )
 
 // FleetConfig says what a fleet is made of.
@@ -183,4 +188,49 @@ func (s Status) shard(name string) ShardStatus {
 		}
 	}
 	return ShardStatus{}
+}
+
+// etcdAt says where the fleet's etcd is asked: the host, and the address as that host sees it.
+func (f *Fleet) etcdAt() (*Host, string) {
+	if f.Etcd != nil {
+		return f.Etcd.Members[0].Host, f.Etcd.Members[0].Host.Addr
+	}
+	return f.Masters[0].Host, "127.0.0.1"
+}
+
+// WaitKey waits until a change of the fleet's key, after start has been called, is one that ok wants.
+func (f *Fleet) WaitKey(key string, start func(), ok func(value string) bool) {
+	f.t.Helper()
+	host, addr := f.etcdAt()
+	err := withEtcd(host, addr, func(ctx context.Context, c *clientv3.Client) error {
+		key := "/nfs-fleet/" + f.Masters[0].Fleet + "/" + key
+		now, err := c.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		watch := c.Watch(ctx, key, clientv3.WithRev(now.Header.Revision+1))
+		start()
+		for r := range watch {
+			for _, e := range r.Events {
+				if e.Type == clientv3.EventTypePut && ok(string(e.Kv.Value)) {
+					return nil
+				}
+			}
+		}
+		return context.Cause(ctx)
+	})
+	if err != nil {
+		f.t.Fatalf("wait for %s: %v", key, err)
+	}
+}
+
+// History returns all that etcd knows of the fleet's past.
+func (f *Fleet) History() []history.Event {
+	f.t.Helper()
+	host, addr := f.etcdAt()
+	events, _, err := etcdHistory(host, addr, f.Masters[0].Fleet, 0)
+	if err != nil {
+		f.t.Fatalf("fetch etcd's history: %v", err)
+	}
+	return events
 }

@@ -1,0 +1,148 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/e2e/history"
+)
+
+// A leader that is stopped in the middle of its publish and wakes up when another one leads is refused: it says so itself,
+// and etcd's history shows that nothing of it ever took effect.
+func TestPausedLeaderIsRefused(t *testing.T) {
+	f := StartFleet(t, FleetConfig{Masters: 3, Etcd: EtcdModule, TTL: 2 * time.Second})
+	small, large := t.TempDir(), t.TempDir()
+	writeFile(t, small+"/file", "one")
+	f.createShard("www")
+	f.publishAnywhere("www", small, "before")
+	for i := range 60 {
+		writeFile(t, fmt.Sprintf("%s/f%d", large, i), noise(int64(i), 2<<20))
+	}
+	old := f.Master(f.WaitLeader("www"))
+	before := old.Shard("www")
+
+	// It has told the others what to fetch, and waits for their copies.
+	var publisher *proc
+	var said *procLog
+	f.WaitKey("staged/www",
+		func() { publisher, said = old.background(old.bin, "publish", "www", large, "--note", "paused") },
+		func(value string) bool { return strings.Contains(value, `"paused"`) })
+	old.proc.signal(t, syscall.SIGSTOP)
+	var next *Master
+	eventually(t, 30*time.Second, "another leader", func() bool {
+		for _, m := range f.Masters {
+			if m == old {
+				continue
+			}
+			if s, err := m.Status(); err == nil && s.shard("www").Leader != old.Name && s.shard("www").Leader != "" {
+				next = f.Master(s.shard("www").Leader)
+			}
+		}
+		return next != nil
+	})
+	if now := next.Shard("www"); now.Generation != before.Generation {
+		t.Fatalf("the head moved before the leader could be stopped: %+v", now)
+	}
+	writeFile(t, small+"/file", "two")
+	var after Generation
+	next.JSON(&after, "publish", "www", small, "--note", "after")
+	old.proc.signal(t, syscall.SIGCONT)
+
+	if code := publisher.wait(t, time.Minute); code != 4 && code != 1 {
+		t.Errorf("the publish of the paused leader ended with %d: %s", code, said)
+	}
+	t.Logf("the paused leader's publisher was told: %s", said)
+	checkSays(t, said.String(), "www")
+	f.WaitServed("www", after.Number, 30*time.Second)
+	writeFile(t, small+"/file", "three")
+	f.publishAnywhere("www", small, "later")
+	f.WaitServed("www", after.Number+1, 30*time.Second)
+	f.checkHistory(t, map[string]string{"before": "", "after": next.Name, "later": ""}, "paused")
+	if !strings.Contains(old.log.String(), "the lease is lost") {
+		t.Errorf("the paused leader's log does not say that its terms are over:\n%s", old.log.tail(30))
+	}
+}
+
+// checkHistory demands that etcd's history obeys the rules, has these generations by these masters ("": by any), and none of
+// the other notes.
+func (f *Fleet) checkHistory(t *testing.T, by map[string]string, never ...string) {
+	t.Helper()
+	h := history.History{Masters: f.Names(), Events: f.History()}
+	for note := range by {
+		h.Attempts = append(h.Attempts, history.Attempt{ID: note, Shard: "www"})
+	}
+	for _, v := range history.Check(h) {
+		if v.Rule != history.RuleTraffic {
+			t.Errorf("%v", v)
+		}
+	}
+	seen := map[string]bool{}
+	for _, e := range h.Events {
+		if e.Key != "heads/www" || e.Deleted {
+			continue
+		}
+		var head struct {
+			Note, By          string
+			Generation, Epoch uint64
+		}
+		if err := json.Unmarshal([]byte(e.Value), &head); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("revision %d: generation %d, epoch %d, by %s, %s", e.Revision, head.Generation, head.Epoch, head.By, head.Note)
+		seen[head.Note] = true
+		if want := by[head.Note]; want != "" && want != head.By {
+			t.Errorf("generation %d (%s) was made by %s, want %s", head.Generation, head.Note, head.By, want)
+		}
+	}
+	for note := range by {
+		if !seen[note] {
+			t.Errorf("no generation with the note %q", note)
+		}
+	}
+	for _, note := range never {
+		if seen[note] {
+			t.Errorf("there is a generation with the note %q", note)
+		}
+	}
+}
+
+// createShard makes a shard that any client may read.
+func (f *Fleet) createShard(name string) {
+	f.t.Helper()
+	eventually(f.t, 30*time.Second, "the shard "+name, func() bool { return f.Masters[0].CLI("shard", "create", name, "--insecure").Code == 0 })
+}
+
+// publishAnywhere publishes a directory through the first master that can do it, and waits until all in step serve it.
+func (f *Fleet) publishAnywhere(shard, dir, note string) (g Generation) {
+	f.t.Helper()
+	var last Result
+	defer func() {
+		if f.t.Failed() {
+			f.t.Logf("publish %s: %v", shard, last)
+		}
+	}()
+	eventually(f.t, 30*time.Second, "a publish of "+shard, func() bool {
+		for _, m := range f.Masters {
+			if m.proc.ended() {
+				continue
+			}
+			last = m.CLI("publish", shard, dir, "--note", note, "--wait", "-o", "json")
+			if last.Code == 0 {
+				return json.Unmarshal([]byte(last.Stdout), &g) == nil
+			}
+		}
+		return false
+	})
+	return g
+}
+
+// WaitLeader waits until the shard has a leader and returns its name.
+func (f *Fleet) WaitLeader(shard string) (name string) {
+	f.t.Helper()
+	eventually(f.t, 30*time.Second, "a leader of "+shard, func() bool { name = f.Leader(shard); return name != "" })
+	return name
+}
