@@ -255,19 +255,25 @@ func newBench(t *testing.T) *bench {
 			Warnings: []string{"www: 1 copy of 2", "www: object abc is missing on m1"},
 		},
 	}
+	b.url = serveBench(t, b)
+	return b
+}
+
+// serveBench serves a Control over plain HTTP and returns its URL.
+func serveBench(t *testing.T, c console.Control) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- console.NewServer(console.Config{Control: b, Logger: zerolog.Nop()}).Serve(ctx, l) }()
+	go func() { done <- console.NewServer(console.Config{Control: c, Logger: zerolog.Nop()}).Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	b.url = "http://" + l.Addr().String()
-	return b
+	return "http://" + l.Addr().String()
 }
