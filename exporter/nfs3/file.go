@@ -2,9 +2,11 @@ package nfs3
 
 import (
 	"context"
+	"errors"
 
 	"github.com/nfs-fleet/nfs-fleet/exporter/export"
 	"github.com/nfs-fleet/nfs-fleet/exporter/rpc"
+	"github.com/nfs-fleet/nfs-fleet/exporter/volume"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
@@ -158,6 +160,8 @@ func (p *Program) read(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, er
 	switch {
 	case err == rpc.ErrDefer: //nolint:errorlint // made right here
 		return nil, err
+	case errors.Is(err, errHealing):
+		return appendFailure(dst, statusJukebox, &o), nil
 	case err != nil:
 		p.failed.note(o.export.Name, o.node.Ino(), err)
 		return appendFailure(dst, statusIO, &o), nil
@@ -187,13 +191,42 @@ func (p *Program) fetch(ctx context.Context, c *rpc.Call, o *object, data []byte
 		}
 		return n, eof, nil
 	}
+	for range maxHeals {
+		n, eof, err = p.fromDisk(ctx, v, o.node, data, offset)
+		if err == nil || ctx.Err() != nil {
+			return n, eof, err
+		}
+		if err := p.heal(ctx, v, err); err != nil {
+			return 0, false, err
+		}
+	}
+	return p.fromDisk(ctx, v, o.node, data, offset)
+}
+
+// fromDisk reads with a bounded number of others.
+func (p *Program) fromDisk(ctx context.Context, v *volume.Volume, n volume.Node, data []byte, offset uint64) (int, bool, error) {
 	select {
 	case p.disk <- struct{}{}:
 	case <-ctx.Done():
 		return 0, false, ctx.Err()
 	}
 	defer func() { <-p.disk }()
-	return v.Read(ctx, o.node, data, offset)
+	return v.Read(ctx, n, data, offset)
+}
+
+// maxHeals is how many objects one READ has brought back: a megabyte rarely is in more than two.
+const maxHeals = 8
+
+// errHealing says that what was lost is still being brought back.
+var errHealing = errors.New("still being brought back")
+
+// heal brings back the object for want of which a read has failed with err, without keeping others from the disk. When
+// that takes longer than a client is to wait for one call, it goes on, and the client is told to come again: its reader
+// is held up, and sees no error.
+func (p *Program) heal(ctx context.Context, v *volume.Volume, err error) error {
+	patience, cancel := context.WithTimeoutCause(ctx, p.cfg.Patience, errHealing)
+	defer cancel()
+	return v.Heal(patience, err)
 }
 
 // checkRead says whether the caller may read the object's bytes. The owner may whatever the mode, for on a client open and

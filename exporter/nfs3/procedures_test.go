@@ -2,6 +2,7 @@ package nfs3
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/exporter/export"
 	"github.com/nfs-fleet/nfs-fleet/exporter/export/exporttest"
 	"github.com/nfs-fleet/nfs-fleet/exporter/rpc"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
 func TestWhoMayDoWhat(t *testing.T) {
@@ -211,6 +213,58 @@ func TestReadThatFails(t *testing.T) {
 	b.vol.Broken.Store(true)
 	if s, rest := b.must(procRead, args(b.handle("hello"), uint64(0), 10)); s != statusIO || len(rest) != postAttrSize {
 		t.Errorf("status %d and %d bytes, want %d and attributes", s, len(rest), statusIO)
+	}
+}
+
+// What a read lacks is brought back before it is answered, and while that lasts others read from the disk.
+func TestReadWaitsForLostContent(t *testing.T) {
+	b := newBench(t, open, func(c *Config) { c.Patience, c.Readers = 20*time.Second, 1 }, items()...)
+	began, finish := make(chan struct{}), make(chan struct{})
+	mend := func(context.Context, tree.Digest) error {
+		close(began)
+		<-finish
+		return nil
+	}
+	b.vol.Mend.Store(&mend)
+	b.vol.Cold.Store(true)
+	b.vol.Broken.Store(true)
+	type answer struct {
+		status status
+		rest   []byte
+	}
+	answered := make(chan answer)
+	healing := *b
+	go func() {
+		s, rest := healing.must(procRead, args(b.handle("hello"), uint64(0), 100))
+		answered <- answer{s, rest}
+	}()
+	<-began
+	b.vol.Broken.Store(false)
+	if s, _ := b.must(procRead, args(b.handle("dir/bb"), uint64(0), 10)); s != statusOK {
+		t.Errorf("another file: status %d", s)
+	}
+	close(finish)
+	if a := <-answered; a.status != statusOK || !bytes.Contains(a.rest, []byte("hello, world")) {
+		t.Errorf("after it was brought back: status %d, %q", a.status, a.rest)
+	}
+}
+
+func TestReadOfLostContent(t *testing.T) {
+	for what, c := range map[string]struct {
+		mend func(context.Context, tree.Digest) error
+		want status
+	}{
+		"that is nowhere":                 {func(context.Context, tree.Digest) error { return tree.ErrMissing }, statusIO},
+		"that is still not good":          {func(context.Context, tree.Digest) error { return nil }, statusIO},
+		"that takes long to bring back":   {func(ctx context.Context, _ tree.Digest) error { <-ctx.Done(); return context.Cause(ctx) }, statusJukebox},
+		"that failed for want of another": {func(context.Context, tree.Digest) error { return context.DeadlineExceeded }, statusIO},
+	} {
+		b := newBench(t, open, nil, items()...)
+		b.vol.Broken.Store(true)
+		b.vol.Mend.Store(&c.mend)
+		if s, rest := b.must(procRead, args(b.handle("hello"), uint64(0), 10)); s != c.want || len(rest) != postAttrSize {
+			t.Errorf("content %s: status %d and %d bytes, want %d and attributes", what, s, len(rest), c.want)
+		}
 	}
 }
 

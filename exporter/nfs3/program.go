@@ -20,7 +20,8 @@ type Config struct {
 	// closing its connection. nil: there is none, and the client is told to come again (NFS3ERR_JUKEBOX).
 	Elsewhere func() bool
 	Log       zerolog.Logger
-	// Patience is how long a call waits for the generation that its handle is from; 0: 2 s.
+	// Patience is how long a call waits for the generation that its handle is from, or for lost content to be brought
+	// back; 0: 2 s.
 	Patience time.Duration
 	// Readers is how many reads wait for the disk at once; 0: 64.
 	Readers int

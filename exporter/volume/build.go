@@ -2,7 +2,6 @@ package volume
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 
@@ -37,16 +36,9 @@ type leaver struct {
 // buildStats counts what a builder has done.
 type buildStats struct{ pages, entries, gone int }
 
-// objects is a Store as replicator/tree wants it.
-type objects struct{ Store }
-
-func (objects) Put(context.Context, []byte) (tree.Digest, error) {
-	return tree.Digest{}, fmt.Errorf("put: %w", errors.ErrUnsupported)
-}
-
 // build makes the State of g out of old, which may be nil.
 func build(ctx context.Context, s Store, fsid uint64, seed maphash.Seed, old *State, g tree.Generation) (*State, buildStats, error) {
-	b := &builder{ctx: ctx, objs: objects{s}, old: old, gen: g, fsid: fsid, seed: seed}
+	b := &builder{ctx: ctx, objs: objectsOf(s), old: old, gen: g, fsid: fsid, seed: seed}
 	if old == nil {
 		b.inos, b.pages = inoTable{}.edit(), pageTable{}.edit()
 		old = &State{}

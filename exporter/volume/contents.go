@@ -3,12 +3,15 @@ package volume
 import (
 	"sync"
 	"sync/atomic"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
 // contents is a bounded cache of opened contents, by ino: an ino's bytes never change. Readers take no lock.
 type contents struct {
 	store  Store
 	cached CachedOpener // the store, when it is one; else nil
+	healer Healer       // the same
 	sets   [contentSets]contentSet
 }
 
@@ -30,8 +33,9 @@ type opened struct {
 	ino  uint64
 	part uint32
 
-	blob Blob     // nil for a list
-	list *extents // nil for a blob
+	blob   Blob        // nil for a list
+	digest tree.Digest // of the blob
+	list   *extents    // nil for a blob
 
 	refs atomic.Int32 // one for the cache, one for each reader; never rises again from 0, when blob is closed
 	used atomic.Bool  // since the hand last passed
@@ -40,6 +44,7 @@ type opened struct {
 func newContents(s Store) *contents {
 	c := &contents{store: s}
 	c.cached, _ = s.(CachedOpener)
+	c.healer, _ = s.(Healer)
 	return c
 }
 

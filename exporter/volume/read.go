@@ -42,7 +42,7 @@ func (v *Volume) ReadCached(n Node, p []byte, off uint64) (count int, eof, ok bo
 }
 
 // Read is ReadCached that waits for what is not in memory. It reads as much as p has room for or the file has. It wraps the
-// Store's errors, and tree.ErrCorrupt when content is not what the tree says of it.
+// Store's errors in a LostError, which Heal may mend, and tree.ErrCorrupt when content is not what the tree says of it.
 func (v *Volume) Read(ctx context.Context, n Node, p []byte, off uint64) (count int, eof bool, err error) {
 	if t := n.Type(); t != tree.Regular {
 		return 0, false, fmt.Errorf("read ino %d of type %d: %w", n.Ino(), t, errors.ErrUnsupported)
@@ -100,7 +100,7 @@ func (c *contents) openCached(ino uint64, part uint32, content tree.Content, siz
 		_ = b.Close() // open finds it again, and says so
 		return nil
 	}
-	return c.add(&opened{ino: ino, part: part, blob: b})
+	return c.add(&opened{ino: ino, part: part, blob: b, digest: content.Digest})
 }
 
 // open returns part of an ino's content, size bytes.
@@ -115,13 +115,13 @@ func (c *contents) open(ctx context.Context, ino uint64, part uint32, content tr
 	case tree.Blob:
 		b, err := c.store.OpenBlob(content.Digest)
 		if err != nil {
-			return nil, fmt.Errorf("open content: %w", err)
+			return nil, fmt.Errorf("open content: %w", &LostError{content.Digest, err})
 		}
 		if got := b.Size(); got < 0 || uint64(got) != size {
 			_ = b.Close() // it was only opened
 			return nil, fmt.Errorf("object %s has %d bytes, want %d: %w", content.Digest, got, size, tree.ErrCorrupt)
 		}
-		return c.add(&opened{ino: ino, part: part, blob: b}), nil
+		return c.add(&opened{ino: ino, part: part, blob: b, digest: content.Digest}), nil
 	case tree.Chunks:
 		list, err := loadExtents(ctx, c.store, content.Digest, size)
 		if err != nil {
@@ -136,7 +136,7 @@ func (c *contents) open(ctx context.Context, ino uint64, part uint32, content tr
 func loadExtents(ctx context.Context, s Store, d tree.Digest, size uint64) (*extents, error) {
 	b, err := s.Get(ctx, d)
 	if err != nil {
-		return nil, fmt.Errorf("load chunk list: %w", err)
+		return nil, fmt.Errorf("load chunk list: %w", &LostError{d, err})
 	}
 	list, err := tree.DecodeChunks(b)
 	if err != nil {
@@ -218,7 +218,7 @@ func (c *contents) readBlob(o *opened, p []byte, off uint64) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		err = fmt.Errorf("%d of %d bytes: %w", n, len(p), tree.ErrCorrupt)
 	}
-	return fmt.Errorf("%w: %w", errOpened, err)
+	return fmt.Errorf("%w: %w", errOpened, &LostError{o.digest, err})
 }
 
 func (c *contents) readList(ctx context.Context, o *opened, p []byte, off uint64) error {

@@ -30,6 +30,8 @@ type Volume struct {
 	*volume.Volume
 	Cold   atomic.Bool // nothing is in the page cache
 	Broken atomic.Bool // reads fail
+	// Mend is what is done about a read that failed; nil: nothing.
+	Mend atomic.Pointer[func(context.Context, tree.Digest) error]
 	objs   *tree.Memory
 	blobs  sync.Map // of tree.Digest: *blob, so that opening one again allocates nothing
 	last   tree.Merged
@@ -135,6 +137,14 @@ func observe(it Item) tree.Observed {
 		o.Size = uint64(len(o.Target))
 	}
 	return o
+}
+
+// Heal implements volume.Healer.
+func (v *Volume) Heal(ctx context.Context, d tree.Digest) error {
+	if mend := v.Mend.Load(); mend != nil {
+		return (*mend)(ctx, d)
+	}
+	return ErrBroken
 }
 
 // Get implements volume.Store.
