@@ -73,7 +73,7 @@ func (r *run) takeObject(w *watch, resp *http.Response, req *request) error {
 		return err
 	}
 	req.left = nil
-	s := &slab{req: req, buf: p.buf, objects: []received{{*it, p.buf}}}
+	s := &slab{req: req, buf: p.buf, objects: []received{{item: *it, data: p.buf}}}
 	req.sent++
 	r.hand(s)
 	return nil

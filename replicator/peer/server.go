@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -104,32 +105,24 @@ func (h *handler) batch(w http.ResponseWriter, r *http.Request) {
 // appendObject appends the record of an object. What the disk does not give back is missing; an error says that the
 // store does not work.
 func (h *handler) appendObject(b []byte, d tree.Digest) ([]byte, error) {
-	for range 3 { // an object that was quarantined elsewhere ends all that are open
-		blob, err := h.store.OpenBlob(d)
-		if errors.Is(err, store.ErrClosed) {
-			return b, err
-		}
-		if err != nil {
-			break
-		}
-		if blob.Size() >= largeObject {
-			_ = blob.Close()
-			return appendHead(b, recordLarge, uint32(blob.Size())), nil
-		}
-		n, size := len(b), int(blob.Size())
-		b = appendHead(b, recordFound, uint32(size))
-		b = append(b, make([]byte, size)...)
-		got, err := blob.ReadAt(b[n+recordHeader:], 0)
-		_ = blob.Close()
-		if got == size {
-			return b, nil
-		}
-		b = b[:n]
-		if !errors.Is(err, store.ErrReopen) {
-			break
-		}
+	blob, err := h.store.OpenBlob(d)
+	if errors.Is(err, store.ErrClosed) {
+		return b, err
 	}
-	return appendHead(b, recordMissing, 0), nil
+	if err != nil {
+		return appendHead(b, recordMissing, 0), nil
+	}
+	defer func() { _ = blob.Close() }()
+	if blob.Size() >= largeObject {
+		return appendHead(b, recordLarge, uint32(blob.Size())), nil
+	}
+	n, size := len(b), int(blob.Size())
+	b = slices.Grow(b, recordHeader+size)
+	b = appendHead(b, recordFound, uint32(size))[:n+recordHeader+size]
+	if got, _ := blob.ReadRaw(b[n+recordHeader:], 0); got < size {
+		return appendHead(b[:n], recordMissing, 0), nil
+	}
+	return b, nil
 }
 
 // object answers with one object, or what follows an offset in it.
@@ -192,7 +185,7 @@ func (h *handler) send(w http.ResponseWriter, r *http.Request, blob store.Blob, 
 	o := output{w: w, rc: http.NewResponseController(w), ctx: r.Context()}
 	defer o.done()
 	for p := (*buf)[:writeSize]; from < blob.Size(); {
-		n, _ := blob.ReadAt(p[:min(writeSize, blob.Size()-from)], from)
+		n, _ := blob.ReadRaw(p[:min(writeSize, blob.Size()-from)], from)
 		if n == 0 || o.write(p[:n]) != nil {
 			panic(http.ErrAbortHandler)
 		}

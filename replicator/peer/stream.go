@@ -43,8 +43,9 @@ type slab struct {
 
 // received is an object in a slab.
 type received struct {
-	item item
-	data []byte // of the slab's buf
+	item  item
+	data  []byte // of the slab's buf
+	wrong bool   // it is not what was asked for
 }
 
 const (
@@ -192,7 +193,7 @@ func (s *slab) parse(begin *int, end int) (need int, whole bool, err error) {
 			if next > end {
 				return next - *begin, false, nil
 			}
-			s.objects = append(s.objects, received{it, s.buf[next-int(h.n) : next : next]})
+			s.objects = append(s.objects, received{item: it, data: s.buf[next-int(h.n) : next : next]})
 			req.sent++
 		case recordMissing:
 			req.missing = append(req.missing, it)

@@ -56,19 +56,17 @@ func (r *run) worker() {
 // takeIn hashes and stores the objects of a slab.
 func (r *run) takeIn(s *slab) event {
 	e := event{req: s.req}
+	if e.err = r.store(s); e.err != nil {
+		return e
+	}
 	for i := range s.objects {
 		o := &s.objects[i]
-		good, err := r.store(o)
-		if err == nil && good {
-			err = r.expand(&o.item, o.data, &e)
-		}
-		if err != nil {
-			e.err = err
-			return e
-		}
-		if !good {
+		if o.wrong {
 			e.wrong = append(e.wrong, o.item)
 			continue
+		}
+		if e.err = r.expand(&o.item, o.data, &e); e.err != nil {
+			return e
 		}
 		e.fetched += int64(len(o.data))
 		e.finished = append(e.finished, o.item)
@@ -76,16 +74,26 @@ func (r *run) takeIn(s *slab) event {
 	return e
 }
 
-// store puts an object that has come and reports whether it is the one that was asked for.
-func (r *run) store(o *received) (good bool, err error) {
-	if o.item.part.Form == tree.Blob && o.item.part.Size != uint64(len(o.data)) {
-		return false, nil
+// store puts the objects that have come, but for those that are not what was asked for: these are marked wrong.
+func (r *run) store(s *slab) error {
+	data := make([][]byte, len(s.objects))
+	for i := range s.objects {
+		data[i] = s.objects[i].data
 	}
-	d, err := r.f.cfg.Store.Put(r.ctx, o.data)
-	if err != nil {
-		return false, fmt.Errorf("store: %w", err)
+	digests := make([]tree.Digest, len(data))
+	tree.Sums(digests, data)
+	for i := range s.objects {
+		o := &s.objects[i]
+		p := &o.item.part
+		o.wrong = digests[i] != p.Digest || p.Form == tree.Blob && p.Size != uint64(len(o.data))
+		if o.wrong {
+			continue
+		}
+		if _, err := r.f.cfg.Store.Put(r.ctx, o.data); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
 	}
-	return d == o.item.part.Digest, nil
+	return nil
 }
 
 // expand finds what an object names.
