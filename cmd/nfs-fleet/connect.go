@@ -22,7 +22,7 @@ type connection struct {
 
 func (c *connection) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&c.servers, "server", "", "`address` of a master, or of several with commas between: the first that answers (NFS_FLEET_SERVER;\ndefault: "+console.DefaultServer+", or the masters that the token names)")
-	fs.StringVar(&c.token, "token", "", "publish `token`, as `nfs-fleet token create --shard` prints it; ps shows it: better NFS_FLEET_TOKEN, or")
+	fs.StringVar(&c.token, "token", "", "publish `token`, as \"nfs-fleet token create --shard\" prints it (NFS_FLEET_TOKEN; ps shows what is given here)")
 	fs.StringVar(&c.tokenFile, "token-file", "", "`file` that holds the token")
 }
 

@@ -78,7 +78,7 @@ func (a *app) root() *cobra.Command {
 		Use:   "nfs-fleet",
 		Short: "Identical read-only trees, served over NFSv3 by a fleet of masters",
 		Long: "nfs-fleet serves identical read-only trees over NFSv3 from a fleet of masters.\n\n" +
-			"`nfs-fleet serve` is a master. The other commands talk to one, by its HTTP address.\n" +
+			"`nfs-fleet serve` is a master. The other commands ask one: on a master's machine just so, from elsewhere with a token.\n" +
 			"Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 no leader or no quorum.",
 		SilenceErrors: true, SilenceUsage: true, Args: cobra.NoArgs,
 		PersistentPreRunE: func(*cobra.Command, []string) error {

@@ -34,6 +34,7 @@ func (a *api) dispatch(rt route, w http.ResponseWriter, r *http.Request) error {
 		if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxJSON)); err != nil {
 			return Errorf(ErrInvalid, "request body: %w", err)
 		}
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // the answer may take its time; who hangs up is noticed still
 	}
 	for deadline := time.Now().Add(leaderWait); ; {
 		if !rt.streams {
@@ -210,7 +211,6 @@ func (h *hop) answer(w http.ResponseWriter, r *http.Request, resp *http.Response
 
 // stream passes a stream of lines on as they come. When it breaks off, its last line says so.
 func (h *hop) stream(w http.ResponseWriter, r *http.Request, resp *http.Response) error {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a client that hangs up is noticed still
 	w.Header().Set("Content-Type", streamType)
 	alive := newVigil(silence, h.cancel)
 	defer alive.stop()
