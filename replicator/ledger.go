@@ -30,6 +30,11 @@ func (m Maxima) raise(g tree.Generation) Maxima {
 	return m
 }
 
+// Join returns the higher of each.
+func (m Maxima) Join(n Maxima) Maxima {
+	return m.raise(tree.Generation{Number: n.Generation, NextIno: n.NextIno, Era: n.Era, Epoch: n.Epoch})
+}
+
 // Ledger is what a master remembers of its shards on its own disk: settings, maxima, retained generations. It is one
 // file; every method is one durable transaction. Safe for concurrent use.
 type Ledger struct{ db *bbolt.DB }

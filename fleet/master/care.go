@@ -2,16 +2,13 @@ package master
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
-	"github.com/nfs-fleet/nfs-fleet/replicator"
 	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
@@ -152,7 +149,7 @@ func (c control) Verify(ctx context.Context, r console.VerifyRequest, progress f
 	return rep, nil
 }
 
-// repair brings back from a shard's source what it still has.
+// repair brings back what another master, or the shard's source, still has.
 func (c control) repair(ctx context.Context, s *shard) error {
 	if s.source == nil {
 		return nil
@@ -206,118 +203,4 @@ func (t tolerant) Get(ctx context.Context, d tree.Digest) ([]byte, error) {
 		t.lacks(d)
 	}
 	return b, err
-}
-
-// Recover implements console.Control.
-func (c control) Recover(ctx context.Context, r console.RecoverRequest) (console.RecoverReport, error) {
-	c.mu.Lock()
-	id, etcdErr := c.local, c.etcdErr
-	c.mu.Unlock()
-	rep := console.RecoverReport{ID: id.ID, Shards: []console.RecoveredShard{}, Warnings: []string{}}
-	if id.ID == "" {
-		return rep, console.Errorf(console.ErrConflict, "this disk belongs to no fleet yet: there is nothing to recover from")
-	}
-	if etcdErr != nil {
-		return rep, console.Errorf(console.ErrNoQuorum, "etcd does not answer: %w", etcdErr)
-	}
-	records, err := c.ledger.Read()
-	if err != nil {
-		return rep, err
-	}
-	if !r.DryRun {
-		if _, err := c.registry.CreateIdentity(ctx, id.Identity); err != nil {
-			return rep, kindOf(err)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(records)) {
-		one, err := c.recoverShard(ctx, name, records[name], r.DryRun)
-		if err != nil {
-			return rep, kindOf(fmt.Errorf("shard %s: %w", name, err))
-		}
-		rep.Shards = append(rep.Shards, one)
-	}
-	return rep, nil
-}
-
-func (c control) recoverShard(ctx context.Context, name string, rec replicator.Record, dry bool) (console.RecoveredShard, error) {
-	out := console.RecoveredShard{Name: name, Action: "kept"}
-	var settings fleet.Shard
-	if err := json.Unmarshal(rec.Settings, &settings); err != nil {
-		return out, fmt.Errorf("settings on disk: %w", err)
-	}
-	out.FSID = settings.FSID
-	_, _, err := c.registry.Shard(ctx, name)
-	missing := errors.Is(err, fleet.ErrNotFound)
-	if err != nil && !missing {
-		return out, err
-	}
-	head, _, err := c.registry.Head(ctx, name)
-	if err != nil {
-		return out, err
-	}
-	out.Was, out.Generation, out.NextIno = head.Number, head.Number, head.NextIno
-	behind := false
-	if n := len(rec.Generations); n > 0 {
-		last := rec.Generations[n-1]
-		behind = head.Number < rec.Maxima.Generation || head.Number == last.Number && head.Root != last.Root || head.NextIno < last.NextIno
-	}
-	switch {
-	case missing:
-		out.Action = "created"
-	case behind:
-		out.Action = "raised"
-	}
-	if behind {
-		out.Generation, out.NextIno = rec.Maxima.Generation+1, max(rec.Maxima.NextIno, head.NextIno)
-	}
-	if dry {
-		return out, nil
-	}
-	if missing {
-		if _, err := c.registry.CreateShard(ctx, settings); err != nil {
-			return out, err
-		}
-	}
-	if !behind {
-		return out, nil
-	}
-	return out, c.raiseHead(ctx, name, &out)
-}
-
-// raiseHead waits for the leadership of a shard and makes its head on disk the head in etcd.
-func (c control) raiseHead(ctx context.Context, name string, out *console.RecoveredShard) error {
-	s, err := c.find(name)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 4*c.cfg.LeaseTTL)
-	defer cancel()
-	if err := c.awaitTerm(ctx, name); err != nil {
-		return err
-	}
-	history := s.replica.Status().Generations
-	_, after, err := s.replica.Recover(ctx, replicator.Recovery{})
-	if err != nil {
-		return err
-	}
-	out.Generation, out.NextIno = after.Number, after.NextIno
-	fence := fleet.Fence{LeaderKey: c.registry.Keys().Leader(name), Epoch: after.Epoch}
-	return c.registry.RestoreHistory(ctx, name, fence, history)
-}
-
-// awaitTerm waits until this master leads the shard.
-func (c control) awaitTerm(ctx context.Context, name string) error {
-	for {
-		c.mu.Lock()
-		t, changed := c.terms[name], c.changed
-		c.mu.Unlock()
-		if t != nil && t.Check() == nil {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", replicator.ErrNoTerm, context.Cause(ctx))
-		}
-	}
 }

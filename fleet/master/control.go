@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 	"github.com/nfs-fleet/nfs-fleet/replicator"
+	"github.com/nfs-fleet/nfs-fleet/replicator/peer"
 	"github.com/nfs-fleet/nfs-fleet/replicator/source"
 	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
@@ -26,6 +29,7 @@ var kinds = []struct{ is, kind error }{
 	{replicator.ErrNoGeneration, console.ErrNotFound}, {fleet.ErrNotFound, console.ErrNotFound}, {fleet.ErrExists, console.ErrConflict},
 	{fleet.ErrConflict, console.ErrConflict}, {fleet.ErrUnavailable, console.ErrNoQuorum}, {fleet.ErrFenced, console.ErrNoLeader},
 	{replicator.ErrNoTerm, console.ErrNoLeader}, {replicator.ErrNoSource, console.ErrInvalid}, {replicator.ErrTooFewCopies, console.ErrUnavailable},
+	{replicator.ErrBehind, console.ErrUnavailable}, {replicator.ErrHolding, console.ErrConflict}, {peer.ErrUnreachable, console.ErrUnavailable},
 	{replicator.ErrRegressed, console.ErrUnavailable}, {replicator.ErrStopped, console.ErrUnavailable}, {store.ErrFull, console.ErrUnavailable},
 	{tree.ErrMissing, console.ErrInvalid},
 }
@@ -158,6 +162,21 @@ func (c control) awaitView(ctx context.Context, ok func(fleet.View) bool) error 
 	}
 }
 
+// leaderOf names the master that is to answer what only a shard's leader can.
+func (m *Master) leaderOf(shard string) (string, error) {
+	if _, ok := m.shard(shard); !ok {
+		return m.cfg.Name, nil // which says that there is no such shard
+	}
+	if err := m.etcdProblem(); err != nil {
+		return m.cfg.Name, nil // which says why nothing can be changed
+	}
+	leader, ok := m.election.Leader(shard)
+	if !ok {
+		return "", console.Errorf(console.ErrNoLeader, "nobody leads shard %s now: `nfs-fleet status` shows why", shard)
+	}
+	return leader.Master, nil
+}
+
 // Publish implements console.Control.
 func (c control) Publish(ctx context.Context, name string, r console.PublishRequest, progress func(console.Progress)) (console.Published, error) {
 	s, err := c.find(name)
@@ -175,8 +194,32 @@ func (c control) Publish(ctx context.Context, name string, r console.PublishRequ
 		}
 		defer done()
 	}
-	res, err := s.replica.Publish(ctx, p)
-	return c.published(name, res, err)
+	var res replicator.Result
+	if at := c.sourceOf(s); r.Root.IsZero() && at != c.cfg.Name {
+		res, err = ask[replicator.Result](ctx, c.links, at, shardPath(name, "publish"), publishRequest{p.Note, p.Caller}, nil)
+	} else {
+		res, err = s.replica.Publish(ctx, p)
+	}
+	return c.published(ctx, s, res, r.Wait, err)
+}
+
+// sourceOf names the living master whose source a shard is published from when somebody asks: this one if it has one.
+func (c control) sourceOf(s *shard) string {
+	if s.source != nil {
+		return c.cfg.Name
+	}
+	v := c.picture().view
+	head := v.Heads[s.name]
+	best := c.cfg.Name // which says that there is none
+	for _, name := range slices.Sorted(maps.Keys(v.Masters)) {
+		if !slices.Contains(v.Masters[name].Sources, s.name) {
+			continue
+		}
+		if best == c.cfg.Name || strings.HasPrefix(head.Source, name+":") {
+			best = name
+		}
+	}
+	return best
 }
 
 // Rollback implements console.Control.
@@ -189,24 +232,52 @@ func (c control) Rollback(ctx context.Context, name string, r console.RollbackRe
 		return console.Published{}, err
 	}
 	res, err := s.replica.Rollback(ctx, r.Generation, replicator.Publication{Note: r.Note, Caller: r.Caller.String()})
-	return c.published(name, res, err)
+	return c.published(ctx, s, res, r.Wait, err)
 }
 
-func (c control) published(name string, res replicator.Result, err error) (console.Published, error) {
+func (c control) published(ctx context.Context, s *shard, res replicator.Result, wait bool, err error) (console.Published, error) {
 	if err != nil {
-		if leader, ok := c.election.Leader(name); ok && errors.Is(err, replicator.ErrNoTerm) && leader.Master != c.cfg.Name {
-			err = fmt.Errorf("%w: master %s does; ask that one with --server", err, leader.Master)
-		}
 		return console.Published{}, kindOf(err)
+	}
+	servedBy := []string{}
+	if wait {
+		servedBy = c.awaitAll(ctx, s, res.Generation.Number)
 	}
 	warnings := res.Warnings
 	if warnings == nil {
 		warnings = []string{}
 	}
 	return console.Published{
-		Generation: res.Generation, Shard: name, Changed: res.Changed, Added: res.Added, Modified: res.Modified, Removed: res.Removed,
+		Generation: res.Generation, Shard: s.name, ServedBy: servedBy, Changed: res.Changed, Added: res.Added, Modified: res.Modified, Removed: res.Removed,
 		Warnings: warnings, TookMS: res.Took.Milliseconds(),
 	}, nil
+}
+
+// awaitLimit bounds the wait for masters to serve a generation.
+const awaitLimit = time.Minute
+
+// awaitAll waits until every living master that is not behind already serves a generation, and returns those that do.
+func (c control) awaitAll(ctx context.Context, s *shard, generation uint64) []string {
+	ctx, cancel := context.WithTimeout(ctx, awaitLimit)
+	defer cancel()
+	var mu sync.Mutex // guards out
+	out := []string{c.cfg.Name}
+	var waiting sync.WaitGroup
+	for _, name := range (peers{c.Master}).Others() {
+		waiting.Go(func() {
+			_, err := ask[nothing](ctx, c.links, name, shardPath(s.name, "await"), awaitRequest{generation}, nil)
+			if err != nil {
+				c.log.Debug().Err(err).Str("peer", name).Uint64("generation", generation).Msg("a master does not serve a generation in time")
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, name)
+		})
+	}
+	waiting.Wait()
+	slices.Sort(out)
+	return out
 }
 
 func scanProgress(progress func(console.Progress)) func(source.Progress) {
@@ -286,8 +357,9 @@ func (c control) Source(ctx context.Context, name string, a console.SourceAction
 	if err != nil {
 		return err
 	}
-	if s.source == nil {
-		return console.Errorf(console.ErrInvalid, "this master has no source for shard %s", name)
+	at := c.sourceOf(s)
+	if s.source == nil && at == c.cfg.Name {
+		return console.Errorf(console.ErrInvalid, "no living master has a source for shard %s", name)
 	}
 	pause := func(paused bool) error {
 		_, err := c.updateShard(ctx, name, func(s fleet.Shard) fleet.Shard { s.Paused = paused; return s })
@@ -297,21 +369,26 @@ func (c control) Source(ctx context.Context, name string, a console.SourceAction
 	case console.SourcePause:
 		return pause(true)
 	case console.SourceRescan:
+		if at != c.cfg.Name {
+			_, err := ask[nothing](ctx, c.links, at, shardPath(name, "rescan"), nothing{}, nil)
+			return kindOf(err)
+		}
 		s.source.MarkAll("asked for by `source rescan`")
 		return nil
 	case console.SourceResume:
-		before := s.replica.Status()
-		if before.Source != replicator.SourcePaused {
-			return console.Errorf(console.ErrConflict, "the source of shard %s is not paused: it is %s (%s)", name, before.Source, before.Reason)
+		head := s.replica.Status().Head.Source
+		rolledBack := strings.HasPrefix(head, replicator.RollbackSource)
+		c.mu.Lock()
+		paused := s.settings.Paused
+		c.mu.Unlock()
+		if !paused && !rolledBack {
+			return console.Errorf(console.ErrConflict, "the source of shard %s is not paused", name)
 		}
-		if err := pause(false); err != nil {
+		if err := pause(false); err != nil || !rolledBack {
 			return err
 		}
-		if !strings.HasPrefix(before.Head.Source, replicator.RollbackSource) {
-			return nil
-		}
-		_, err := s.replica.Publish(ctx, replicator.Publication{}) // takes the shard back to its source
-		return kindOf(err)
+		_, err := c.Publish(ctx, name, console.PublishRequest{Caller: console.CallerOf(ctx)}, nil) // takes the shard back to its source
+		return err
 	}
 	return console.Errorf(console.ErrInvalid, "source %q: use pause, resume or rescan", a)
 }

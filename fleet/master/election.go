@@ -137,6 +137,8 @@ func (m *Master) startElection(parts *stack) error {
 		return err
 	}
 	m.election = e
+	e.Retire(true) // until runStanding has seen the fleet: nobody is to wait for this master before that
+	m.retired = true
 	parts.start("election", e.Run)
 	return nil
 }

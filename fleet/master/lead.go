@@ -67,16 +67,15 @@ func (m *Master) stand(ctx context.Context, behind map[string]time.Time) {
 		if !known {
 			continue
 		}
-		fit := s.replica.Status().InStep() || !m.othersServe(v, s.name)
+		fit := s.replica.Status().InStep() || !m.othersServe(v, s.name) || s.force.Load()
 		if fit {
 			delete(behind, s.name)
 		} else if _, since := behind[s.name]; !since {
 			behind[s.name] = time.Now()
 		}
 		switch {
-		case drained && s.stands:
-			s.stands = false
-			m.leave(ctx, s, v)
+		case drained && !m.retired:
+			m.handOn(ctx, s, v)
 		case drained:
 		case fit:
 			s.stands = true
@@ -87,23 +86,30 @@ func (m *Master) stand(ctx context.Context, behind map[string]time.Time) {
 			m.election.Withdraw(s.name)
 		}
 	}
+	if m.retired != drained {
+		m.retired = drained
+		m.election.Retire(drained)
+		m.announce()
+	}
 }
 
+// standForFleet stands for coordinator. A master that is to lead nothing gives etcd's leadership away first.
 func (m *Master) standForFleet(ctx context.Context, drained bool) {
-	switch {
-	case drained && m.coordinates:
-		m.coordinates = false
-		if m.member != nil {
-			bounded, cancel := context.WithTimeout(ctx, farewellLimit)
-			defer cancel()
-			if err := m.member.MoveLeader(bounded); err != nil {
-				m.log.Warn().Err(err).Msg("etcd's leadership stays here")
-			}
-		}
-		m.election.Withdraw(fleet.CoordinatorSubject)
-	case !drained && !m.coordinates:
-		m.coordinates = true
+	if !drained {
 		m.election.Stand(fleet.CoordinatorSubject, false)
+	} else if !m.retired {
+		m.moveEtcdLeader(ctx)
+	}
+}
+
+func (m *Master) moveEtcdLeader(ctx context.Context) {
+	if m.member == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, farewellLimit)
+	defer cancel()
+	if err := m.member.MoveLeader(ctx); err != nil {
+		m.log.Warn().Err(err).Msg("etcd's leadership was not handed over")
 	}
 }
 
@@ -115,7 +121,7 @@ func (m *Master) drained(v fleet.View) bool {
 
 // othersServe reports whether another living master serves a shard's head.
 func (m *Master) othersServe(v fleet.View, shard string) bool {
-	return len(m.inStep(v, shard)) > 0
+	return v.Heads[shard].Number > 0 && len(m.inStep(v, shard)) > 0
 }
 
 // inStep names the other living masters that serve a shard's head, of those that may lead it.
@@ -123,7 +129,7 @@ func (m *Master) inStep(v fleet.View, shard string) []string {
 	var out []string
 	for name, other := range v.Masters {
 		_, drained := v.Drained[name]
-		if name != m.cfg.Name && !drained && other.State == fleet.Serving && v.Replicas[name].Serves[shard] >= v.Heads[shard].Number {
+		if name != m.cfg.Name && !drained && other.State == fleet.Serving && follows(v, name, shard) {
 			out = append(out, name)
 		}
 	}
@@ -131,20 +137,32 @@ func (m *Master) inStep(v fleet.View, shard string) []string {
 	return out
 }
 
-// leave hands the leadership of a shard to the master in step that leads the fewest, and stands for it no more.
-func (m *Master) leave(ctx context.Context, s *shard, v fleet.View) {
-	if s.replica.Status().Epoch != 0 {
-		ctx, cancel := context.WithTimeout(ctx, farewellLimit)
-		defer cancel()
-		if heir := m.heir(v, s.name); heir != "" {
-			if err := m.resign(ctx, s, heir); err != nil {
-				m.log.Warn().Err(err).Str("shard", s.name).Msg("handing over without waiting for the publish that is under way")
-				m.election.Resign(s.name, heir)
-			}
-			return // the candidate's record says drained; Withdraw follows with the next look, once the heir has it
-		}
+// announceLag is how many generations a master that serves the head may have announced less: it writes to etcd once a
+// second at most.
+const announceLag = 3
+
+// follows reports whether a master serves a shard's head, or did a moment ago. One that serves a later one is as bad as
+// one that is behind: etcd is not to be believed then.
+func follows(v fleet.View, master, shard string) bool {
+	n, head := v.Replicas[master].Serves[shard], v.Heads[shard].Number
+	return head == 0 || n > 0 && n <= head && n+announceLag >= head
+}
+
+// handOn hands a shard that this master leads to the master in step that leads the fewest.
+func (m *Master) handOn(ctx context.Context, s *shard, v fleet.View) {
+	if s.replica.Status().Epoch == 0 {
+		return
 	}
-	m.election.Withdraw(s.name)
+	heir := m.heir(v, s.name)
+	if heir == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, farewellLimit)
+	defer cancel()
+	if err := m.resign(ctx, s, heir); err != nil {
+		m.log.Warn().Err(err).Str("shard", s.name).Msg("handing over without waiting for the publish that is under way")
+		m.election.Resign(s.name, heir)
+	}
 }
 
 // heir is the master that is to lead a shard next; "" when nobody else can.
@@ -174,7 +192,7 @@ func (m *Master) resign(ctx context.Context, s *shard, to string) error {
 }
 
 // handOver gives a shard that this master leads to another one.
-func (m *Master) handOver(ctx context.Context, s *shard, to string, wait bool) error {
+func (m *Master) handOver(ctx context.Context, s *shard, r leadRequest) error {
 	st := s.replica.Status()
 	if st.Epoch == 0 {
 		return fmt.Errorf("shard %s: %w", s.name, replicator.ErrNoTerm)
@@ -182,19 +200,19 @@ func (m *Master) handOver(ctx context.Context, s *shard, to string, wait bool) e
 	m.mu.Lock()
 	v := m.view
 	m.mu.Unlock()
-	if !slices.Contains(m.inStep(v, s.name), to) {
-		return fmt.Errorf("shard %s: master %s does not serve its head, or is drained, or lost: %w", s.name, to, replicator.ErrBehind)
+	if !r.Force && !slices.Contains(m.inStep(v, s.name), r.To) {
+		return fmt.Errorf("shard %s: master %s does not serve its head, or is drained, or lost: %w", s.name, r.To, replicator.ErrBehind)
 	}
 	limit := handOverLimit
-	if !wait {
+	if !r.Wait {
 		limit = balanceEvery / 4
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errors.New("a publish is under way"))
 	defer cancel()
-	if err := m.resign(ctx, s, to); err != nil {
+	if err := m.resign(ctx, s, r.To); err != nil {
 		return fmt.Errorf("shard %s: %w", s.name, err)
 	}
-	m.log.Info().Str("shard", s.name).Str("to", to).Int64("epoch", st.Epoch).Msg("leadership handed over")
+	m.log.Info().Str("shard", s.name).Str("to", r.To).Int64("epoch", st.Epoch).Msg("leadership handed over")
 	return nil
 }
 
@@ -205,24 +223,14 @@ func (m *Master) farewell() {
 	if m.etcdProblem() != nil {
 		return // nobody would learn of it
 	}
-	if m.member != nil {
-		if err := m.member.MoveLeader(ctx); err != nil {
-			m.log.Warn().Err(err).Msg("etcd's leadership was not handed over")
-		}
-	}
+	m.moveEtcdLeader(ctx)
 	m.mu.Lock()
 	v := m.view
 	m.mu.Unlock()
 	for _, s := range m.allShards() {
-		if s.replica.Status().Epoch == 0 {
-			continue
-		}
-		if heir := m.heir(v, s.name); heir != "" {
-			if err := m.resign(ctx, s, heir); err != nil {
-				m.election.Resign(s.name, heir)
-			}
-		}
+		m.handOn(ctx, s, v)
 	}
+	m.election.Retire(true)
 	m.awaitHeirs(ctx)
 }
 
@@ -286,7 +294,7 @@ func (m *Master) balance(ctx context.Context) {
 		_, drained := v.Drained[name]
 		masters = append(masters, spread.Master{
 			Name: name, Sources: other.Sources, Drained: drained || other.State != fleet.Serving,
-			InStep: func(shard string) bool { return v.Replicas[name].Serves[shard] >= v.Heads[shard].Number },
+			InStep: func(shard string) bool { return follows(v, name, shard) },
 		})
 	}
 	for _, move := range spread.Leaders(shards, masters) {
@@ -304,9 +312,9 @@ func (m *Master) requestLead(ctx context.Context, shard, from, to string, wait b
 		if !ok {
 			return fmt.Errorf("shard %s: %w", shard, fleet.ErrNotFound)
 		}
-		return m.handOver(ctx, s, to, wait)
+		return m.handOver(ctx, s, leadRequest{To: to, Wait: wait})
 	}
-	_, err := ask[nothing](ctx, m.links, from, shardPath(shard, "lead"), leadRequest{to, wait}, nil)
+	_, err := ask[nothing](ctx, m.links, from, shardPath(shard, "lead"), leadRequest{To: to, Wait: wait}, nil)
 	return err
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/election"
 	"github.com/nfs-fleet/nfs-fleet/exporter"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
 	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 	"github.com/nfs-fleet/nfs-fleet/replicator"
@@ -51,6 +52,7 @@ type Master struct {
 	exporter *exporter.Server
 	mounts   *mountTable
 	metrics  *metrics
+	console  *console.Server
 	uploads  *uploads
 	prune    chan struct{} // a generation went past retention
 	fatal    chan error    // an error that no retry mends
@@ -73,7 +75,7 @@ type Master struct {
 	standing    chan struct{}   // runStanding is to look again
 	steppedDown atomic.Bool
 	trusted     bool // settleTrust is done; only Registry.Follow's goroutine uses it
-	coordinates bool // stands for coordinator; only runStanding uses it
+	retired     bool // stands for nothing; only runStanding uses it
 
 	exporting sync.Mutex // held while the exports are put together, so that the newest ones stay
 
@@ -208,6 +210,9 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	m.mounts = newMountTable(m.cfg.Name, m.registry, m.log)
 	m.metrics = newMetrics(m)
 	m.uploads = newUploads(m.store)
+	m.console = console.NewServer(console.Config{
+		Control: control{m}, Metrics: m.metrics.registry, Logger: m.log, Name: m.cfg.Name, Leader: m.leaderOf, Peer: m.links.client,
+	})
 	m.exporter = exporter.New(exporter.Config{
 		Logger: m.log, MaxConns: m.cfg.NFS.MaxConnections, Idle: m.cfg.NFS.IdleTimeout, Mounts: exportMounts{m.mounts}, Observe: m.metrics,
 		Gate: steadyGate{m, newHeadGate(m.open, m.loadIfHealthy, m.awaitServed)}, Elsewhere: m.elsewhere,

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/nfs-fleet/nfs-fleet/exporter"
-	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 )
 
 // metrics are this master's Prometheus metrics. It implements exporter.Observer without a lock or an allocation a call.
@@ -122,10 +121,9 @@ func truth(b bool) float64 {
 
 // startConsole serves HTTP.
 func (m *Master) startConsole(parts *stack, l *listeners) error {
-	server := console.NewServer(console.Config{Control: control{m}, Metrics: m.metrics.registry, Logger: m.log})
 	if host, err := netip.ParseAddrPort(l.http.Addr().String()); err != nil || !host.Addr().IsLoopback() {
 		m.log.Warn().Str("http", l.http.Addr().String()).Msg("the console is reachable from other hosts and asks for no password: whoever reaches it can publish")
 	}
-	parts.start("http", func(ctx context.Context) error { return server.Serve(ctx, l.http) })
+	parts.start("http", func(ctx context.Context) error { return m.console.Serve(ctx, l.http) })
 	return nil
 }

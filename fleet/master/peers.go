@@ -36,8 +36,15 @@ type holdRequest struct {
 
 // leadRequest asks a shard's leader to hand the shard over.
 type leadRequest struct {
-	To   string `json:"to"`
-	Wait bool   `json:"wait"` // for a publish that is under way; false: not now, then
+	To    string `json:"to"`
+	Wait  bool   `json:"wait"`            // for a publish that is under way; false: not now, then
+	Force bool   `json:"force,omitempty"` // although To does not serve the head: it is about to mend it
+}
+
+// publishRequest asks the master with a shard's source to publish it.
+type publishRequest struct {
+	Note   string `json:"note,omitempty"`
+	Caller string `json:"caller,omitempty"`
 }
 
 // awaitRequest asks for an answer when a generation is served.
@@ -63,13 +70,23 @@ func (m *Master) peerHandler() http.Handler {
 	handle(mux, m, shardPath("{shard}", "offer"), func(ctx context.Context, s *shard, o replicator.Offer, _ func()) (replicator.Result, error) {
 		return s.replica.Accept(ctx, o)
 	})
-	handle(mux, m, shardPath("{shard}", "publish"), func(ctx context.Context, s *shard, p replicator.Publication, _ func()) (replicator.Result, error) {
-		return s.replica.Publish(ctx, p)
+	handle(mux, m, shardPath("{shard}", "publish"), func(ctx context.Context, s *shard, r publishRequest, _ func()) (replicator.Result, error) {
+		return s.replica.Publish(ctx, replicator.Publication{Note: r.Note, Caller: r.Caller})
+	})
+	handle(mux, m, shardPath("{shard}", "rescan"), func(_ context.Context, s *shard, _ nothing, _ func()) (nothing, error) {
+		if s.source == nil {
+			return nothing{}, replicator.ErrNoSource
+		}
+		s.source.MarkAll("asked for by `source rescan`")
+		return nothing{}, nil
 	})
 	handle(mux, m, shardPath("{shard}", "lead"), func(ctx context.Context, s *shard, r leadRequest, _ func()) (nothing, error) {
-		return nothing{}, m.handOver(ctx, s, r.To, r.Wait)
+		return nothing{}, m.handOver(ctx, s, r)
 	})
 	handle(mux, m, shardPath("{shard}", "await"), func(ctx context.Context, s *shard, r awaitRequest, _ func()) (nothing, error) {
+		if st := s.replica.Status(); st.Problem != nil {
+			return nothing{}, fmt.Errorf("%w: %w", replicator.ErrBehind, st.Problem)
+		}
 		_, err := s.volume.Await(ctx, r.Generation)
 		return nothing{}, err
 	})

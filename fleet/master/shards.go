@@ -32,6 +32,7 @@ type shard struct {
 	parts    *stack
 	led      atomic.Bool // somebody has led it since the start
 	stands   bool        // for its leadership; only runStanding uses it
+	force    atomic.Bool // this master stands for its leadership whatever it serves: it is about to mend the head
 }
 
 // restoreShards starts every shard that the disk knows, before etcd is asked.

@@ -7,10 +7,12 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
 )
 
 // picture is what a status is made of, taken at one moment.
@@ -20,26 +22,45 @@ type picture struct {
 	etcdErr error
 	id      string
 	mounts  map[string]int // clients by shard
+	leads   map[string]int // shards by master
+	lost    map[string]time.Time
 }
 
-// Status implements console.Control.
-func (c control) Status(context.Context) (console.Status, error) {
-	p := picture{now: time.Now().UTC(), mounts: map[string]int{}}
+// picture takes one.
+func (c control) picture() picture {
+	p := picture{now: time.Now().UTC(), mounts: map[string]int{}, leads: map[string]int{}}
 	c.mu.Lock()
-	p.view, p.id = c.view, c.local.ID
+	p.view, p.id, p.lost = c.view, c.local.ID, maps.Clone(c.lostSince)
 	c.mu.Unlock()
 	p.etcdErr = c.etcdProblem()
 	for _, m := range c.mounts.list() {
 		p.mounts[m.Shard]++
 	}
+	for name := range p.view.Shards {
+		if leader, ok := c.election.Leader(name); ok {
+			p.leads[leader.Master]++
+		}
+	}
+	return p
+}
+
+// Status implements console.Control.
+func (c control) Status(ctx context.Context) (console.Status, error) {
+	p := c.picture()
 	st := console.Status{
 		Fleet: c.cfg.Fleet, ID: p.id, Master: c.cfg.Name, Version: c.version, Time: p.now, Etcd: c.etcdStatus(p),
 		Shards: []console.ShardStatus{}, Masters: c.masterStatuses(p), Warnings: []string{},
 	}
-	if p.etcdErr != nil {
+	c.askOthers(ctx, st.Masters)
+	c.addEtcdRoles(ctx, p, st.Masters)
+	switch {
+	case p.etcdErr != nil:
 		st.Warnings = append(st.Warnings, fmt.Sprintf("etcd does not answer (%v): nothing can be published; serving goes on", p.etcdErr))
-	} else if p.view.Revision != 0 && p.view.Identity.ID == "" && p.id != "" {
+	case p.view.Revision != 0 && p.view.Identity.ID == "" && p.id != "":
 		st.Warnings = append(st.Warnings, "etcd holds no such fleet: run `nfs-fleet recover` if it has lost its data")
+	}
+	if c.steppedDown.Load() {
+		st.Warnings = append(st.Warnings, errSteppedDown.Error())
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.view.Problems)) {
 		st.Warnings = append(st.Warnings, p.view.Problems[key].Error())
@@ -48,8 +69,54 @@ func (c control) Status(context.Context) (console.Status, error) {
 		sh := c.shardStatus(s, p)
 		st.Shards = append(st.Shards, sh)
 		st.Warnings = append(st.Warnings, shardWarnings(sh)...)
+		st.Warnings = append(st.Warnings, c.leaderWarnings(sh, p)...)
+	}
+	for _, m := range st.Masters {
+		st.Warnings = append(st.Warnings, masterWarnings(m)...)
 	}
 	return st, nil
+}
+
+// leaderWarnings says why nobody leads a shard.
+func (c control) leaderWarnings(s console.ShardStatus, p picture) []string {
+	if p.etcdErr != nil || s.Leader != "" || s.Head == 0 {
+		return nil
+	}
+	for _, served := range p.view.Replicas {
+		if served.Serves[s.Name] >= s.Head {
+			return []string{fmt.Sprintf("shard %s: nobody leads it now", s.Name)}
+		}
+	}
+	return []string{fmt.Sprintf("shard %s: no living master holds generation %d: start one that does, or give it up with `nfs-fleet shard recover %s --accept-loss`", s.Name, s.Head, s.Name)}
+}
+
+func masterWarnings(m console.MasterStatus) []string {
+	var out []string
+	switch m.State {
+	case console.MasterLost:
+		out = append(out, fmt.Sprintf("master %s is lost since %s: `nfs-fleet master remove %s` if it does not come back", m.Name, m.LostSince.Format(time.DateTime), m.Name))
+	default:
+		for _, shard := range slices.Sorted(maps.Keys(m.Lag)) {
+			out = append(out, fmt.Sprintf("master %s is %d generations behind the head of shard %s", m.Name, m.Lag[shard], shard))
+		}
+	}
+	return out
+}
+
+// addEtcdRoles says what each master is to the etcd inside the masters.
+func (c control) addEtcdRoles(ctx context.Context, p picture, all []console.MasterStatus) {
+	if c.member == nil || p.etcdErr != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, selfLimit)
+	defer cancel()
+	members, err := etcd.Members(ctx, c.client, c.routes)
+	if err != nil {
+		return // the status of etcd says why
+	}
+	for i := range all {
+		all[i].EtcdRole = etcd.Role(members, all[i].Name)
+	}
 }
 
 func (c control) etcdStatus(p picture) console.EtcdStatus {
@@ -126,26 +193,44 @@ func (c control) masterStatuses(p picture) []console.MasterStatus {
 	}
 	known[c.cfg.Name] = c.self()
 	out := make([]console.MasterStatus, 0, len(known))
-	for _, name := range slices.Sorted(maps.Keys(known)) {
-		out = append(out, c.masterStatus(known[name], p))
+	for _, m := range known {
+		out = append(out, c.masterStatus(m, p))
 	}
+	for name, entry := range p.view.Roster {
+		if _, alive := known[name]; !alive {
+			out = append(out, console.MasterStatus{
+				Name: name, Instance: entry.Instance, State: console.MasterLost, Addresses: console.Addresses{Peer: entry.Peer}, LostSince: p.lost[name],
+				LeaseAgeMS: -1, Serves: map[string]uint64{}, Lag: map[string]uint64{}, Sources: []string{},
+			})
+		}
+	}
+	slices.SortFunc(out, func(a, b console.MasterStatus) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
 func (c control) masterStatus(m fleet.Master, p picture) console.MasterStatus {
 	st := console.MasterStatus{
-		Name: m.Name, State: string(m.State), Version: m.Version, StartedAt: m.StartedAt, LeaseAgeMS: -1, Sources: m.Sources,
-		Addresses: console.Addresses{NFS: net.JoinHostPort(m.Address, strconv.Itoa(m.NFSPort)), HTTP: m.HTTP},
-		Serves:    p.view.Replicas[m.Name].Serves,
+		Name: m.Name, Instance: m.Instance, State: string(m.State), Version: m.Version, StartedAt: m.StartedAt, LeaseAgeMS: -1, Sources: m.Sources,
+		Addresses: console.Addresses{NFS: net.JoinHostPort(m.Address, strconv.Itoa(m.NFSPort)), HTTP: m.HTTP, Peer: m.Peer},
+		Serves:    p.view.Replicas[m.Name].Serves, Leads: p.leads[m.Name],
 	}
-	if m.Name != c.cfg.Name {
-		return st
+	if m.Name == c.cfg.Name {
+		c.tellOfSelf(&st)
 	}
+	if st.Serves == nil {
+		st.Serves = map[string]uint64{}
+	}
+	st.Lag = lag(p.view, st.Serves)
+	return st
+}
+
+// tellOfSelf adds what only this master knows.
+func (c control) tellOfSelf(st *console.MasterStatus) {
 	st.Self, st.Clients, st.Serves = true, c.exporter.Stats().Conns, map[string]uint64{}
 	select {
 	case <-c.open:
 	default:
-		st.State = "starting"
+		st.State = console.MasterStarting
 	}
 	for _, s := range c.allShards() {
 		st.Serves[s.name] = s.replica.Status().Head.Number
@@ -155,5 +240,4 @@ func (c control) masterStatus(m fleet.Master, p picture) console.MasterStatus {
 	}
 	disk := c.store.Stats()
 	st.Store = &console.StoreStatus{Objects: disk.Objects, Bytes: disk.Bytes, Disk: disk.Disk, Free: disk.Free, Packs: disk.Packs, LargeFiles: disk.LargeFiles}
-	return st
 }

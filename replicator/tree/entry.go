@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -147,4 +148,9 @@ type Generation struct {
 	Copies      int       `json:"copies"`           // masters that held it whole when the head moved
 	Caller      string    `json:"caller,omitempty"` // who asked for it; "": the source published by itself
 	Note        string    `json:"note,omitempty"`
+}
+
+// After reports whether g was published after h, a generation of the same shard.
+func (g Generation) After(h Generation) bool {
+	return cmp.Or(cmp.Compare(g.Era, h.Era), cmp.Compare(g.Number, h.Number), cmp.Compare(g.Epoch, h.Epoch)) > 0
 }

@@ -1,0 +1,188 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+)
+
+// selfLimit is how long another master may take to tell of itself.
+const selfLimit = 700 * time.Millisecond
+
+// Masters implements console.Control: the living masters, as they tell of themselves, and the lost ones.
+func (c control) Masters(ctx context.Context) ([]console.MasterStatus, error) {
+	st, err := c.Status(ctx)
+	return st.Masters, err
+}
+
+// Self implements console.Control.
+func (c control) Self(context.Context) (console.MasterStatus, error) {
+	return c.masterStatus(c.self(), c.picture()), nil
+}
+
+// askOthers replaces what etcd says of other masters by what they say themselves, as far as they answer in time.
+func (c control) askOthers(ctx context.Context, all []console.MasterStatus) {
+	ctx, cancel := context.WithTimeout(ctx, selfLimit)
+	defer cancel()
+	var asking sync.WaitGroup
+	for i := range all {
+		if all[i].Self || all[i].State == console.MasterLost {
+			continue
+		}
+		asking.Go(func() {
+			client, url, err := c.links.client(all[i].Name)
+			if err != nil {
+				return
+			}
+			peer, err := console.Connect(console.ClientConfig{Servers: []string{url}, HTTP: client})
+			if err != nil {
+				return
+			}
+			told, err := peer.Self(ctx)
+			if err != nil || told.Name != all[i].Name {
+				c.log.Debug().Err(err).Str("peer", all[i].Name).Msg("a master does not tell of itself")
+				return
+			}
+			told.Self, told.EtcdRole, told.Leads, told.Lag = false, all[i].EtcdRole, all[i].Leads, lag(c.picture().view, told.Serves)
+			all[i] = told
+		})
+	}
+	asking.Wait()
+}
+
+// lag says how many generations a master is behind the heads.
+func lag(v fleet.View, serves map[string]uint64) map[string]uint64 {
+	out := map[string]uint64{}
+	for shard, head := range v.Heads {
+		if n := serves[shard]; n < head.Number {
+			out[shard] = head.Number - n
+		}
+	}
+	return out
+}
+
+// Drain implements console.Control.
+func (c control) Drain(ctx context.Context, name string) error {
+	if err := c.knownMaster(name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	err := c.registry.Drain(ctx, fleet.Drain{Master: name, Since: time.Now().UTC(), By: console.CallerOf(ctx).String()})
+	if err != nil {
+		return kindOf(err)
+	}
+	c.log.Info().Str("peer", name).Str("by", console.CallerOf(ctx).String()).Msg("master is drained")
+	return c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Drained[name]; return ok })
+}
+
+// Undrain implements console.Control.
+func (c control) Undrain(ctx context.Context, name string) error {
+	if err := c.knownMaster(name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	if err := c.registry.Undrain(ctx, name); err != nil && !errors.Is(err, fleet.ErrNotFound) {
+		return kindOf(err)
+	}
+	c.log.Info().Str("peer", name).Str("by", console.CallerOf(ctx).String()).Msg("master is drained no more")
+	return c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Drained[name]; return !ok })
+}
+
+// knownMaster refuses names that are not in the roster.
+func (c control) knownMaster(name string) error {
+	if err := c.writable(); err != nil {
+		return err
+	}
+	v := c.picture().view
+	if _, ok := v.Roster[name]; !ok {
+		return console.Errorf(console.ErrNotFound, "no master %q in this fleet: `nfs-fleet master list` shows them", name)
+	}
+	return nil
+}
+
+// RemoveMaster implements console.Control. It refuses to take the last copy of a head out of the fleet.
+func (c control) RemoveMaster(ctx context.Context, name string) error {
+	if err := c.knownMaster(name); err != nil {
+		return err
+	}
+	v := c.picture().view
+	if len(v.Roster) == 1 {
+		return console.Errorf(console.ErrConflict, "master %s is the only one of this fleet: stop it instead", name)
+	}
+	for _, shard := range slices.Sorted(maps.Keys(v.Heads)) {
+		if v.Replicas[name].Serves[shard] >= v.Heads[shard].Number && !c.servedBeside(v, shard, name) {
+			return console.Errorf(console.ErrConflict, "master %s is the only living one that serves generation %d of shard %s: let another one catch up first", name, v.Heads[shard].Number, shard)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	instance := v.Roster[name].Instance
+	if err := c.registry.Remove(ctx, name, instance); err != nil {
+		return kindOf(err)
+	}
+	c.log.Info().Str("peer", name).Str("instance", instance).Str("by", console.CallerOf(ctx).String()).Msg("master is removed from the fleet")
+	if name == c.cfg.Name {
+		return nil // it is stopping
+	}
+	return c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Roster[name]; return !ok })
+}
+
+// servedBeside reports whether a living master other than the named one serves a shard's head.
+func (c control) servedBeside(v fleet.View, shard, name string) bool {
+	for other := range v.Masters {
+		if other != name && v.Replicas[other].Serves[shard] >= v.Heads[shard].Number {
+			return true
+		}
+	}
+	return false
+}
+
+// Lead implements console.Control.
+func (c control) Lead(ctx context.Context, shard, master string) error {
+	if _, err := c.find(shard); err != nil {
+		return err
+	}
+	if err := c.knownMaster(master); err != nil {
+		return err
+	}
+	if _, err := c.updateShard(ctx, shard, func(s fleet.Shard) fleet.Shard { s.Lead = master; return s }); err != nil {
+		return err
+	}
+	leader, ok := c.election.Leader(shard)
+	if ok && leader.Master == master {
+		return nil
+	}
+	if ok {
+		if err := c.requestLead(ctx, shard, leader.Master, master, true); err != nil {
+			return kindOf(fmt.Errorf("it will when it can: %w", err))
+		}
+	}
+	return c.awaitLeader(ctx, shard, master)
+}
+
+// awaitLeader waits until etcd names the master as a shard's leader.
+func (c control) awaitLeader(ctx context.Context, shard, master string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*c.cfg.LeaseTTL)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if leader, ok := c.election.Leader(shard); ok && leader.Master == master {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return console.Errorf(console.ErrUnavailable, "master %s has not taken shard %s over in time: `nfs-fleet status` shows why", master, shard)
+		case <-tick.C:
+		}
+	}
+}
