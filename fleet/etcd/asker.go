@@ -5,26 +5,25 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // asker puts questions to single members, each over a connection of its own that is kept for the next question, and made
 // anew after a failure. It is safe for concurrent use.
 type asker struct {
-	client *clientv3.Client // how to connect
+	routes *Routes // how to connect
 
 	mu    sync.Mutex // guards conns
 	conns map[string]*grpc.ClientConn
 }
 
-func newAsker(c *clientv3.Client) *asker {
-	return &asker{client: c, conns: map[string]*grpc.ClientConn{}}
-}
+func newAsker(r *Routes) *asker { return &asker{routes: r, conns: map[string]*grpc.ClientConn{}} }
 
 func (a *asker) conn(endpoint string) (*grpc.ClientConn, error) {
 	a.mu.Lock()
@@ -32,7 +31,8 @@ func (a *asker) conn(endpoint string) (*grpc.ClientConn, error) {
 	if c := a.conns[endpoint]; c != nil {
 		return c, nil
 	}
-	c, err := a.client.Dial(endpoint)
+	c, err := grpc.NewClient("passthrough:///"+strings.TrimPrefix(endpoint, scheme),
+		grpc.WithContextDialer(a.routes.Dial), grpc.WithTransportCredentials(insecure.NewCredentials())) // the tunnel has its own
 	if err == nil {
 		a.conns[endpoint] = c
 	}

@@ -224,7 +224,7 @@ func (m *testMaster) crash() {
 func (m *testMaster) steer() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	s := Steering{Client: m.etcd, Routes: m.routes, Masters: m.f.candidates, Logger: testLog(m.f.t)}
+	s := Steering{Client: m.etcd, Routes: m.routes, Masters: m.f.candidates, Logger: testLog(m.f.t), hurry: time.Second}
 	go func() {
 		defer close(done)
 		Steer(ctx, s)

@@ -18,16 +18,14 @@ const (
 	reclaimEvery = time.Minute
 	firstPause   = 2 * time.Second // before the member is started again after a failure; doubled each time
 	longestPause = time.Minute
-	// maxEndpoints bounds to how many voters a client without one of its own connects.
-	maxEndpoints = 3
 )
 
-// Run keeps the member as the cluster's member list wants it, the client's endpoints where etcd answers, and the
+// Run keeps the member as the cluster's member list wants it, the routes to where etcd answers, and the
 // database within its quota, until ctx ends; then it closes the member. It survives whatever happens to etcd; its error
 // is always nil.
 func (m *Member) Run(ctx context.Context, client *clientv3.Client, routes *Routes) error {
 	defer m.Close()
-	f := &follower{m: m, client: client, routes: routes, asker: newAsker(client)}
+	f := &follower{m: m, client: client, routes: routes, asker: newAsker(routes)}
 	defer f.asker.close()
 	tick, reclaim := time.NewTicker(followEvery), time.NewTicker(reclaimEvery)
 	defer tick.Stop()
@@ -84,8 +82,12 @@ func (f *follower) bury() {
 		return
 	}
 	f.m.stop()
-	f.m.failed(r.err)
-	f.m.cfg.Logger.Error().Err(r.err).Msg("the etcd in this master has ended")
+	if errors.Is(r.err, errRemoved) {
+		f.m.cfg.Logger.Warn().Msg(r.err.Error())
+	} else {
+		f.m.failed(r.err)
+		f.m.cfg.Logger.Error().Err(r.err).Msg("the etcd in this master has ended")
+	}
 	f.wait()
 }
 
@@ -97,7 +99,7 @@ func (f *follower) list(ctx context.Context, own *running) (list []*pb.Member, v
 		order = append(order, self)
 	}
 	order = append(order, f.via)
-	order = append(order, f.routes.Endpoints()...)
+	order = append(order, f.routes.fallback()...)
 	asked := map[string]bool{"": true}
 	for _, endpoint := range order {
 		if asked[endpoint] || endpoint == self && len(asked) > 1 || ctx.Err() != nil {
@@ -139,7 +141,7 @@ func (f *follower) reconcile(ctx context.Context, list []*pb.Member, stuck bool)
 			f.move(ctx, p, list)
 			return
 		}
-		f.m.cfg.Logger.Warn().Str("member", memberID(r.id())).Msg("this master's etcd member was taken out of the cluster")
+		f.m.cfg.Logger.Warn().Str("member", memberID(r.id())).Msg(errRemoved.Error())
 		f.m.stop()
 		f.next = time.Time{}
 	}
@@ -211,8 +213,8 @@ func (f *follower) move(ctx context.Context, p *pb.Member, list []*pb.Member) {
 	f.m.cfg.Logger.Info().Strs("before", p.PeerURLs).Str("now", url).Msg("etcd member moved")
 }
 
-// connect gives the client the endpoints that serve it best: this master's own voter alone while it answers with a
-// quorum behind it, and otherwise the voters of other masters that follow a leader.
+// connect sends the client where it is served best: to this master's own voter while that answers with a quorum behind
+// it, and otherwise to the voters of other masters that follow a leader.
 func (f *follower) connect(ctx context.Context, list []*pb.Member, via string) {
 	self := f.routes.Endpoint(f.m.cfg.Name)
 	var want []string
@@ -229,11 +231,10 @@ func (f *follower) connect(ctx context.Context, list []*pb.Member, via string) {
 		want = f.answering(ctx, f.routes.endpoints(others))
 	}
 	if len(want) == 0 {
-		want = f.routes.Endpoints()
+		want = f.routes.fallback()
 	}
-	if ctx.Err() == nil && !slices.Equal(want, f.client.Endpoints()) {
-		f.m.cfg.Logger.Debug().Strs("endpoints", want).Msg("etcd endpoints")
-		f.client.SetEndpoints(want...)
+	if ctx.Err() == nil {
+		f.routes.lead(want)
 	}
 }
 
@@ -249,7 +250,7 @@ func (f *follower) answering(ctx context.Context, endpoints []string) (list []st
 	}
 	wait.Wait()
 	for i, e := range endpoints {
-		if good[i] && len(list) < maxEndpoints {
+		if good[i] && len(list) < slots {
 			list = append(list, e)
 		}
 	}

@@ -276,8 +276,11 @@ func (m *Member) Status() Status {
 		}
 		return Status{MemberID: m.notedID(), Err: err}
 	}
-	learner := r.server.Server.IsLearner()
-	return Status{Running: true, Ready: r.isReady(), Learner: learner, Voter: !learner, Leader: r.leads() && r.hasLed(), MemberID: r.id(), Err: err}
+	st := Status{Running: true, Ready: r.isReady(), Leader: r.leads(), MemberID: r.id(), Err: err}
+	if seat := r.seat(); seat != nil {
+		st.Voter, st.Learner = !seat.IsLearner, seat.IsLearner
+	}
+	return st
 }
 
 // MoveLeader hands etcd's leadership to another voter when this member has it; nil when there is nothing to hand over.
@@ -294,7 +297,7 @@ func (m *Member) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := m.MoveLeader(ctx); err != nil {
-		m.cfg.Logger.Info().Err(err).Msg("etcd ends as leader")
+		m.cfg.Logger.Debug().Err(err).Msg("etcd ends as leader")
 	}
 	m.stop()
 	m.unlock()

@@ -293,7 +293,7 @@ func TestPlanWaitsForBoth(t *testing.T) {
 
 // The one that takes a drained voter's seat has it before that voter goes.
 func TestPlanSwapsInOrder(t *testing.T) {
-	w := grown(t, 4)
+	w := grown(t, 6)
 	w.master("m2").Drained = true
 	for range 20 {
 		actions := Plan(w.seats, w.masters)
@@ -302,7 +302,7 @@ func TestPlanSwapsInOrder(t *testing.T) {
 		}
 		w.perform(t, actions[0])
 		w.settle()
-		if voters, _, _ := w.counts(); voters < 3 {
+		if voters, _, _ := w.counts(); voters < 5 {
 			t.Fatalf("%v left %d voters", actions[0], voters)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +23,11 @@ import (
 
 // dialLimit bounds a connection to an etcd, its TLS handshake included.
 const dialLimit = 2 * time.Second
+
+const (
+	scheme = "http://" // TLS is in the tunnel
+	slots  = 3         // the number of Endpoints
+)
 
 // RoutesConfig is what Routes needs to know.
 type RoutesConfig struct {
@@ -35,8 +42,18 @@ type RoutesConfig struct {
 type Routes struct {
 	cfg RoutesConfig
 
-	mu   sync.Mutex // guards the rest, and the file
-	kept kept
+	mu    sync.Mutex // guards the rest, and the file
+	kept  kept
+	slots [slots]slot
+	led   bool // Run says what the slots stand for
+}
+
+// lead lets the slots stand for what Run has found.
+func (r *Routes) lead(to []string) {
+	r.mu.Lock()
+	r.led = true
+	r.mu.Unlock()
+	r.point(to)
 }
 
 // kept is the content of the file. Its maps and slices are never changed in place.
@@ -56,6 +73,7 @@ func OpenRoutes(cfg RoutesConfig) *Routes {
 		cfg.Logger.Warn().Err(err).Str("file", cfg.File).Msg("the known routes to etcd cannot be read")
 		r.kept = kept{}
 	}
+	r.point(r.fallback())
 	return r
 }
 
@@ -63,9 +81,13 @@ func OpenRoutes(cfg RoutesConfig) *Routes {
 // join and whenever the roster changes, but not with a roster that is not known.
 func (r *Routes) Set(peers map[string]string) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if !maps.Equal(peers, r.kept.Peers) {
 		r.keep(kept{maps.Clone(peers), r.kept.Voters})
+	}
+	led := r.led
+	r.mu.Unlock()
+	if !led {
+		r.point(r.fallback())
 	}
 }
 
@@ -99,9 +121,21 @@ func (r *Routes) known() kept {
 // Peers returns the peer listeners as last set, or as kept from before.
 func (r *Routes) Peers() map[string]string { return maps.Clone(r.known().Peers) }
 
-// Endpoints returns where to look for etcd when nothing else is known: what clientv3.Config.Endpoints begins with. It is
-// never empty.
+// Endpoints are the endpoints for the fleet's clients, which never change: they stand for the members that serve best at
+// the moment. Several of them, because a client that gets no answer goes on to the next.
 func (r *Routes) Endpoints() []string {
+	list := make([]string, slots)
+	for i := range list {
+		list[i] = scheme + slotName(i)
+	}
+	return list
+}
+
+// slotName is no name that a master can have.
+func slotName(i int) string { return "ETCD-" + strconv.Itoa(i+1) }
+
+// fallback returns the endpoints to try while it is not known which member serves. It is never empty.
+func (r *Routes) fallback() []string {
 	k := r.known()
 	if list := r.endpoints(k.Voters); len(list) > 0 {
 		return list
@@ -110,6 +144,43 @@ func (r *Routes) Endpoints() []string {
 		return list
 	}
 	return []string{r.Endpoint(r.cfg.Self)}
+}
+
+// point lets Endpoints stand for other members, given by their endpoints, the best one first. Connections to what they
+// stood for before are closed.
+func (r *Routes) point(to []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range slots {
+		address := strings.TrimPrefix(to[i%len(to)], scheme)
+		if r.slots[i].address == address {
+			continue
+		}
+		r.cfg.Logger.Debug().Int("slot", i+1).Str("address", address).Msg("etcd endpoint")
+		r.slots[i].address = address
+		for c := range r.slots[i].conns {
+			c.Conn.Close()
+		}
+		r.slots[i].conns = nil
+	}
+}
+
+// slot is what one of Endpoints stands for.
+type slot struct {
+	address string
+	conns   map[*slotConn]bool
+}
+
+// slotConn is a connection that is closed when its slot stands for something else.
+type slotConn struct {
+	net.Conn
+	forget func(*slotConn)
+}
+
+// Close closes the connection.
+func (c *slotConn) Close() error {
+	c.forget(c)
+	return c.Conn.Close()
 }
 
 // endpoints returns the endpoints of those masters that there is a way to. This master's own comes first, the others in
@@ -140,9 +211,9 @@ func rendezvous(a, b string) uint64 {
 // Endpoint is the endpoint of a master's etcd, for a client that dials through Routes.
 func (r *Routes) Endpoint(master string) string {
 	if master == r.cfg.Self {
-		return "http://" + r.cfg.Own
+		return scheme + r.cfg.Own
 	}
-	return "http://" + master
+	return scheme + master
 }
 
 // Dial connects to an endpoint's address: this master's own client port, or another master's through a tunnel. It is
@@ -150,6 +221,41 @@ func (r *Routes) Endpoint(master string) string {
 func (r *Routes) Dial(ctx context.Context, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
+	for i := range slots {
+		if address == slotName(i) {
+			return r.dialSlot(ctx, i)
+		}
+	}
+	return r.dial(ctx, address)
+}
+
+func (r *Routes) dialSlot(ctx context.Context, i int) (net.Conn, error) {
+	r.mu.Lock()
+	address := r.slots[i].address
+	r.mu.Unlock()
+	conn, err := r.dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	c := &slotConn{Conn: conn, forget: func(c *slotConn) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.slots[i].conns, c)
+	}}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.slots[i].address != address {
+		conn.Close()
+		return nil, errors.New("this endpoint has just become another")
+	}
+	if r.slots[i].conns == nil {
+		r.slots[i].conns = map[*slotConn]bool{}
+	}
+	r.slots[i].conns[c] = true
+	return c, nil
+}
+
+func (r *Routes) dial(ctx context.Context, address string) (net.Conn, error) {
 	if address == r.cfg.Own {
 		return new(net.Dialer).DialContext(ctx, "tcp", address)
 	}

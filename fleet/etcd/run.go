@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -51,6 +52,9 @@ func (r *running) OnWrite(entry *zapcore.CheckedEntry, fields []zapcore.Field) {
 
 // errLeftOver is wrapped when a start has failed in a way that leaves parts of it behind, such as its ports.
 var errLeftOver = errors.New("until nfs-fleet is restarted")
+
+// errRemoved is why a member has ended that was taken out of the cluster.
+var errRemoved = errors.New("this master's etcd member was taken out of the cluster")
 
 // launch starts etcd and returns when its listeners are open. A start that ctx ended is left to the end of the process.
 func launch(ctx context.Context, c *embed.Config, log zerolog.Logger) (*running, error) {
@@ -106,8 +110,12 @@ func (r *running) watch() {
 			}
 			return
 		case <-r.server.Server.StopNotify():
-			if !r.closing.Load() {
-				r.err = errors.New("embedded etcd has ended by itself, as it does when its member was removed")
+			switch {
+			case r.closing.Load():
+			case r.server.Server.IsIDRemoved(r.id()):
+				r.err = errRemoved
+			default:
+				r.err = errors.New("embedded etcd has ended by itself, as it does when its member was removed meanwhile")
 			}
 			return
 		}
@@ -132,9 +140,14 @@ func (r *running) isOver() bool {
 	}
 }
 
-func (r *running) id() uint64   { return uint64(r.server.Server.MemberID()) }
-func (r *running) leads() bool  { return r.server.Server.Leader() == r.server.Server.MemberID() }
-func (r *running) hasLed() bool { return r.server.Server.Leader() != 0 }
+// seat returns what etcd has of its own member; nil when it has none, as before the first word of the others and after
+// it was removed.
+func (r *running) seat() *membership.Member {
+	return r.server.Server.Cluster().Member(r.server.Server.MemberID())
+}
+
+func (r *running) id() uint64  { return uint64(r.server.Server.MemberID()) }
+func (r *running) leads() bool { return r.server.Server.Leader() == r.server.Server.MemberID() }
 
 // handOver gives leadership to another voter when this member has it and there is one, within the limits of ctx.
 func (r *running) handOver(ctx context.Context) error {

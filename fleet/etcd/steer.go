@@ -28,12 +28,14 @@ type Steering struct {
 	Routes  *Routes            // that the client dials by
 	Masters func() []Candidate // the masters of the fleet; nil while they are not known
 	Logger  zerolog.Logger
+
+	hurry time.Duration // for tests: the longest that a step has to settle; 0: as planned
 }
 
 // Steer performs Plan's actions one at a time, every two seconds a look, until ctx ends: it is for the coordinator, under
 // the context of its term. What fails is tried again. Its error is always nil.
 func Steer(ctx context.Context, s Steering) error {
-	p := &pilot{Steering: s, asker: newAsker(s.Client), due: map[Action]time.Time{}}
+	p := &pilot{Steering: s, asker: newAsker(s.Routes), due: map[Action]time.Time{}}
 	defer p.asker.close()
 	tick := time.NewTicker(steerEvery)
 	defer tick.Stop()
@@ -59,7 +61,7 @@ type pilot struct {
 // a pair the number of voters is even.
 func (p *pilot) look(ctx context.Context) {
 	for range 2 * MaxVoters {
-		members, err := look(ctx, p.asker, p.Routes)
+		members, err := look(ctx, p.Client, p.asker)
 		if err != nil {
 			p.Logger.Debug().Err(err).Msg("etcd members: no look now")
 			return
@@ -94,7 +96,11 @@ func (p *pilot) settled(actions []Action, now time.Time) (Action, bool) {
 	}
 	p.due = due
 	for _, a := range actions {
-		if now.Sub(due[a]) >= a.Settle {
+		settle := a.Settle
+		if p.hurry > 0 {
+			settle = min(settle, p.hurry)
+		}
+		if now.Sub(due[a]) >= settle {
 			return a, true
 		}
 	}
@@ -140,15 +146,15 @@ func (p *pilot) complain(ctx context.Context, a Action, err error) {
 // Members returns the seats of the cluster, in order of ID, by one linearizable look at the list and one question to each
 // member, two seconds each at most. It fails without a quorum.
 func Members(ctx context.Context, client *clientv3.Client, routes *Routes) ([]Seat, error) {
-	a := newAsker(client)
+	a := newAsker(routes)
 	defer a.close()
-	return look(ctx, a, routes)
+	return look(ctx, client, a)
 }
 
-func look(ctx context.Context, a *asker, routes *Routes) ([]Seat, error) {
+func look(ctx context.Context, client *clientv3.Client, a *asker) ([]Seat, error) {
 	listing, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	resp, err := a.client.MemberList(listing)
+	resp, err := client.MemberList(listing)
 	if err != nil {
 		return nil, fmt.Errorf("etcd members: %w", err)
 	}
@@ -165,7 +171,7 @@ func look(ctx context.Context, a *asker, routes *Routes) ([]Seat, error) {
 			continue // not started
 		}
 		wait.Go(func() {
-			st, err := a.status(ctx, routes.Endpoint(m.Name), askLimit)
+			st, err := a.status(ctx, a.routes.Endpoint(m.Name), askLimit)
 			if err == nil && st.Header.GetMemberId() == m.ID { // and not another member in its place
 				states[i] = st
 			}
