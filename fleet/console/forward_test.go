@@ -33,7 +33,7 @@ func TestLeadersAreAsked(t *testing.T) {
 	s, m1, m2, _, _ := pair(t)
 	c := s.as("m3", "m1")
 	leaders := map[string]bool{
-		"Publish": true, "Rollback": true, "Lead": true, "RecoverShard": true, "BeginUpload": true, "Missing": true, "PutObjects": true, "EndUpload": true,
+		"Publish": true, "Rollback": true, "BeginUpload": true, "Missing": true, "PutObjects": true, "EndUpload": true,
 	}
 	for _, x := range exchanges() {
 		m1.calls, m2.calls = nil, nil
