@@ -11,6 +11,9 @@ import (
 // checkpointBytes is how much of the active pack may be in no index file: what a start after a crash has to scan.
 const checkpointBytes = 64 << 20
 
+// batchBytes is how much is written to a pack at a time.
+const batchBytes = 1 << 20
+
 // Put stores b, of at most MaxObject bytes, and returns its digest; storing what is there already costs a hash. The
 // object is readable at once, and durable after the next Sync. An error leaves the store as it was; a full disk wraps
 // ErrFull. Put does not keep b.
@@ -21,50 +24,113 @@ func (s *Store) Put(ctx context.Context, b []byte) (tree.Digest, error) {
 	if len(b) > MaxObject {
 		return tree.Digest{}, fmt.Errorf("put: object of %d bytes, at most %d are allowed", len(b), MaxObject)
 	}
-	d := tree.Sum(b)
-	if s.index.touch(&d) {
-		return d, nil
-	}
-	if err := s.room.take(int64(len(b))); err != nil {
-		return tree.Digest{}, fmt.Errorf("put: %w", err)
-	}
-	var err error
-	if len(b) >= s.o.LargeSize {
-		err = s.putLarge(d, b)
-	} else {
-		err = s.putSmall(d, b)
-	}
-	if err != nil {
+	one := [1]Hashed{{tree.Sum(b), b}}
+	if err := s.put(ctx, one[:]); err != nil {
 		return tree.Digest{}, fmt.Errorf("put: %w", full(err))
 	}
-	return d, nil
+	return one[0].Digest, nil
 }
 
-func (s *Store) putSmall(d tree.Digest, b []byte) error {
+// Hashed is an object and its digest.
+type Hashed struct {
+	Digest tree.Digest
+	Bytes  []byte
+}
+
+// PutHashed is Put of several objects at once. That the digests are those of the bytes is believed: who reads an object
+// that is not gets an error. After an error some of them are stored.
+func (s *Store) PutHashed(ctx context.Context, objects []Hashed) error {
+	if err := s.usable(ctx); err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	for _, o := range objects {
+		if len(o.Bytes) > MaxObject {
+			return fmt.Errorf("put: object of %d bytes, at most %d are allowed", len(o.Bytes), MaxObject)
+		}
+	}
+	if err := s.put(ctx, objects); err != nil {
+		return fmt.Errorf("put: %w", full(err))
+	}
+	return nil
+}
+
+// put stores what is not there yet.
+func (s *Store) put(ctx context.Context, objects []Hashed) error {
+	small, bytes := 0, int64(0)
+	for i := range objects {
+		o := &objects[i]
+		switch {
+		case s.index.touch(&o.Digest):
+		case len(o.Bytes) < s.o.LargeSize:
+			small++
+			bytes += int64(len(o.Bytes))
+		default:
+			if err := s.usable(ctx); err != nil {
+				return err
+			}
+			if err := s.room.take(int64(len(o.Bytes))); err != nil {
+				return err
+			}
+			if err := s.putLarge(o.Digest, o.Bytes); err != nil {
+				return err
+			}
+		}
+	}
+	if small == 0 {
+		return nil
+	}
+	if err := s.room.take(bytes); err != nil {
+		return err
+	}
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
-	if s.closed.Load() {
-		return ErrClosed
+	for len(objects) > 0 {
+		n, err := s.appendSome(objects)
+		if err != nil {
+			return err
+		}
+		objects = objects[n:]
 	}
-	if s.index.touch(&d) {
-		return nil // another Put of the same bytes was first
+	return nil
+}
+
+// appendSome appends the small ones of the first n objects, which is as many as are written at a time, to the active pack,
+// unless they are there already: another Put of the same bytes may have been first. writeMu is held.
+func (s *Store) appendSome(objects []Hashed) (n int, err error) {
+	if s.closed.Load() {
+		return 0, ErrClosed
 	}
 	a, err := s.appendable()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	r := record{digest: d, off: uint32(a.size.Load()), size: uint32(len(b))}
-	s.scratch = append(appendRecordHeader(s.scratch[:0], a.id, r), b...)
+	off := a.size.Load()
+	s.scratch, s.appended = s.scratch[:0], s.appended[:0]
+	for n < len(objects) && len(s.scratch) < batchBytes {
+		o := &objects[n]
+		n++
+		if len(o.Bytes) >= s.o.LargeSize || s.index.touch(&o.Digest) {
+			continue
+		}
+		r := record{digest: o.Digest, off: uint32(off + int64(len(s.scratch))), size: uint32(len(o.Bytes))}
+		s.scratch = append(appendRecordHeader(s.scratch, a.id, r), o.Bytes...)
+		s.appended = append(s.appended, r)
+	}
+	if len(s.appended) == 0 {
+		return n, nil
+	}
 	// The page that it begins in may have to come from the disk for that, with the end of the object before.
-	s.seals.load(s.page(a.id, int64(r.off)))
-	if err := s.disk.writeAt(a.file.f, s.scratch, int64(r.off)); err != nil {
+	s.seals.load(s.page(a.id, off))
+	if err := s.disk.writeAt(a.file.f, s.scratch, off); err != nil {
 		// The next record takes the same place. Cutting off what was written is for the disk's sake only.
-		_ = s.disk.truncate(a.file.f, int64(r.off))
-		return err
+		_ = s.disk.truncate(a.file.f, off)
+		return 0, err
 	}
-	a.size.Store(r.end())
-	s.enter(a, r)
-	return nil
+	a.size.Store(off + int64(len(s.scratch)))
+	for _, r := range s.appended {
+		s.enter(a, r) // twice in a batch: the second is dead
+	}
+	return n, nil
 }
 
 // appendable returns the active pack, a new one if there is none or it has its size. writeMu is held.

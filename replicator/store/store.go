@@ -24,7 +24,6 @@ var (
 	ErrFull   = errors.New("no space left for the store") // together with the system's ENOSPC or EDQUOT
 	ErrHeld   = errors.New("store is held")
 	ErrClosed = errors.New("store is closed")
-	ErrReopen = errors.New("object is to be opened again") // is not returned any more
 )
 
 // Options are the settings of a Store; the zero value has the defaults.
@@ -75,9 +74,10 @@ type Store struct {
 	packsMu sync.Mutex // guards the replacing of packs and nextID; a leaf
 	nextID  uint32
 
-	writeMu sync.Mutex // guards active, its fields, and scratch; held during an fsync of the active pack
-	active  *pack      // records are appended here; nil until the next Put needs one
-	scratch []byte
+	writeMu  sync.Mutex // guards active, its fields, and what follows; held during an fsync of the active pack
+	active   *pack      // records are appended here; nil until the next Put needs one
+	scratch  []byte     // what is being written, and
+	appended []record   // its records
 
 	reindexing sync.Mutex // held to write the index files of packs that objects have left
 	indexFiles sync.Mutex // guards the index files of packs, and a pack's leaving of the directory
