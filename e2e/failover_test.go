@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -145,4 +146,82 @@ func (f *Fleet) WaitLeader(shard string) (name string) {
 	f.t.Helper()
 	eventually(f.t, 30*time.Second, "a leader of "+shard, func() bool { name = f.Leader(shard); return name != "" })
 	return name
+}
+
+// gaps publishes again and again through a master until stop is closed, and returns the longest time from the beginning of an
+// attempt that failed, or of one that worked, to the end of the next one that worked.
+func (f *Fleet) gaps(t *testing.T, m *Master, shard, dir string, stop <-chan struct{}) <-chan time.Duration {
+	result := make(chan time.Duration, 1)
+	go func() {
+		longest, since := time.Duration(0), time.Now()
+		defer func() { result <- longest }()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := os.WriteFile(dir+"/file", []byte(fmt.Sprint("attempt ", i)), 0o644); err != nil {
+				t.Error(err)
+				return
+			}
+			began := time.Now()
+			if r, err := run(m.Host, time.Minute, m.env(), m.bin, "publish", shard, dir); err == nil && r.Code == 0 {
+				longest, since = max(longest, time.Since(since)), began
+			}
+		}
+	}()
+	return result
+}
+
+// Leadership that is handed over on purpose leaves no gap worth speaking of; after a crash there is one of the lease's length.
+func TestHandOver(t *testing.T) {
+	f := StartFleet(t, FleetConfig{Masters: 3, Etcd: EtcdModule, EtcdMembers: 3, TTL: 2 * time.Second})
+	dir := t.TempDir()
+	writeFile(t, dir+"/file", "content")
+	f.createShard("www")
+	f.WaitServed("www", f.publishAnywhere("www", dir, "").Number, restLimit)
+	away := func(from *Master) *Master { // another one than that
+		for _, m := range f.Masters {
+			if m != from {
+				return m
+			}
+		}
+		return nil
+	}
+	const slow = 4 * time.Second // what a machine that does much else adds
+	for _, c := range []struct {
+		name  string
+		limit time.Duration
+		do    func(leader, other *Master)
+		undo  func(leader *Master)
+	}{
+		{"shard lead", time.Second, func(_, other *Master) { other.MustCLI("shard", "lead", "www", other.Name) }, func(*Master) {}},
+		{"drain", time.Second, func(leader, other *Master) { other.MustCLI("master", "drain", leader.Name) },
+			func(leader *Master) { leader.MustCLI("master", "undrain", leader.Name) }},
+		{"SIGTERM", time.Second, func(leader, _ *Master) { leader.Stop() }, func(leader *Master) { leader.Start(); leader.WaitReady() }},
+		{"SIGKILL", 3 * time.Second, func(leader, _ *Master) { leader.Kill() }, func(leader *Master) { leader.Start(); leader.WaitReady() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			leader := f.Master(f.WaitLeader("www"))
+			other := away(leader)
+			stop := make(chan struct{})
+			result := f.gaps(t, other, "www", dir, stop)
+			time.Sleep(time.Second) // of undisturbed publishing
+			c.do(leader, other)
+			eventually(t, restLimit, "another leader", func() bool {
+				s, err := other.Status()
+				return err == nil && s.shard("www").Leader != leader.Name && s.shard("www").Leader != ""
+			})
+			time.Sleep(time.Second)
+			close(stop)
+			gap := <-result
+			t.Logf("%s: the longest gap between publishes is %v, the target %v", c.name, gap.Round(time.Millisecond), c.limit)
+			if gap > c.limit+slow {
+				t.Errorf("%s: no publish for %v", c.name, gap)
+			}
+			c.undo(leader)
+			f.publishAnywhere("www", dir, "")
+		})
+	}
 }

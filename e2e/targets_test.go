@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+var targets = flag.Bool("targets", false, "measure at full size, and hold the product to its targets")
+
+// flips returns when each master began to serve a generation, by its log: all of them run on this machine's clock.
+func (f *Fleet) flips(shard string, generation uint64) map[string]time.Time {
+	at := map[string]time.Time{}
+	for _, m := range f.Masters {
+		for line := range strings.Lines(m.log.String()) {
+			var l struct {
+				Message, Shard string
+				Generation     uint64
+				Time           time.Time
+			}
+			if json.Unmarshal([]byte(line), &l) == nil && l.Message == "flipped" && l.Shard == shard && l.Generation == generation {
+				at[m.Name] = l.Time
+			}
+		}
+	}
+	return at
+}
+
+// waitFlips waits until every master has begun to serve a generation, and returns when the first and the last did.
+func (f *Fleet) waitFlips(shard string, generation uint64) (first, last time.Time) {
+	f.t.Helper()
+	eventually(f.t, restLimit, fmt.Sprintf("generation %d of %s everywhere", generation, shard), func() bool {
+		return len(f.flips(shard, generation)) == len(f.Masters)
+	})
+	for _, at := range f.flips(shard, generation) {
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+		if at.After(last) {
+			last = at
+		}
+	}
+	return first, last
+}
+
+// target reports a measurement, and with -targets fails when it is beyond its limit.
+func target(t *testing.T, what string, got, limit time.Duration) {
+	t.Helper()
+	verdict := "reached"
+	if got > limit {
+		verdict = "missed"
+	}
+	t.Logf("%s: %v, target %v: %s", what, got.Round(time.Millisecond), limit.Round(time.Millisecond), verdict)
+	if *targets && got > limit {
+		t.Errorf("%s: target missed", what)
+	}
+}
+
+// A first publish of 12,803 names and 412 MB to three masters, against two copies by rsync in the same run.
+func TestFirstPublishSpeed(t *testing.T) {
+	needCommands(t, "rsync")
+	source := t.TempDir()
+	from, size := filepath.Join(runtime.GOROOT(), "src", "encoding"), 16
+	if *targets {
+		from, size = filepath.Dir(from), 256
+	}
+	if r := runOn(t, nil, time.Minute, nil, "cp", "-a", from, source+"/src"); r.Code != 0 {
+		t.Fatalf("copy a tree: %v", r)
+	}
+	for i := range size / 16 {
+		f, err := os.OpenFile(source+"/large", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+		if err == nil {
+			_, err = f.WriteString(noise(int64(i), 16<<20))
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rsync time.Duration
+	copies := t.TempDir()
+	for i := range 2 {
+		began := time.Now()
+		if r := runOn(t, nil, 5*time.Minute, nil, "rsync", "-a", source+"/", fmt.Sprintf("%s/%d/", copies, i)); r.Code != 0 {
+			t.Fatalf("rsync: %v", r)
+		}
+		rsync += time.Since(began)
+	}
+	f := StartFleet(t, FleetConfig{Masters: 3, Etcd: EtcdModule})
+	f.createShard("www")
+	began := time.Now()
+	g := f.publishAnywhere("www", source, "")
+	_, last := f.waitFlips("www", g.Number)
+	target(t, fmt.Sprintf("publish of %d names, %d MB → served by three masters", g.Files, g.Bytes>>20), last.Sub(began), rsync)
+	for _, m := range f.Masters {
+		m.MustCLI("verify")
+	}
+}
+
+// One changed file of 100,000, from a watched source: how long it takes from the end of the quiet period until every master
+// serves it, and how far apart they are.
+func TestSmallChangeSpeed(t *testing.T) {
+	source, files := t.TempDir(), 2000
+	if *targets {
+		files = 100_000
+	}
+	for i := range files {
+		writeFile(t, fmt.Sprintf("%s/d%03d/f%d", source, i%100, i), fmt.Sprint("content ", i))
+	}
+	const quiet = 500 * time.Millisecond
+	f := &Fleet{FleetConfig: FleetConfig{Masters: 3, Etcd: EtcdModule}, LAN: NewLAN(t), t: t}
+	f.Outside = f.LAN.Host(t, "outside")
+	f.Etcd = StartEtcd(t, f.LAN, f.FleetConfig.Etcd, 1)
+	f.Flags = []string{"--source", "www=" + source, "--scan-quiet", quiet.String()}
+	f.Add()
+	f.Flags = nil
+	f.Add()
+	f.Add()
+	for _, m := range f.Masters {
+		m.WaitReady()
+	}
+	g := f.Masters[0].WaitGeneration("www", 1).Generation
+	f.waitFlips("www", g)
+	var worst, skew time.Duration
+	for i := range 8 {
+		g++
+		changed := time.Now()
+		writeFile(t, fmt.Sprintf("%s/d000/f0", source), fmt.Sprint("changed ", i))
+		first, last := f.waitFlips("www", g)
+		t.Logf("change %d: %v after the quiet period, %v apart", i, last.Sub(changed)-quiet, last.Sub(first))
+		worst, skew = max(worst, last.Sub(changed)-quiet), max(skew, last.Sub(first))
+	}
+	target(t, fmt.Sprintf("one changed file of %d → served by three masters, after the quiet period", files), worst, 300*time.Millisecond)
+	target(t, "between the first and the last master", skew, 50*time.Millisecond)
+}
