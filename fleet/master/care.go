@@ -32,6 +32,8 @@ func (m *Master) pruned() {
 func (m *Master) runCare(ctx context.Context) error {
 	every := time.NewTicker(collectEvery)
 	defer every.Stop()
+	daily := time.NewTicker(24 * time.Hour)
+	defer daily.Stop()
 	rest := time.NewTicker(collectRest)
 	defer rest.Stop()
 	due := false
@@ -44,6 +46,8 @@ func (m *Master) runCare(ctx context.Context) error {
 			due = true
 		case <-every.C:
 			due = true
+		case <-daily.C:
+			m.refreshTrust()
 		case <-rest.C:
 			m.uploads.endIdle()
 			if due {
@@ -81,7 +85,7 @@ func (m *Master) collect(ctx context.Context) error {
 		if err := m.settled(v); err != nil {
 			return err
 		}
-		return m.mark(ctx, live)
+		return m.mark(ctx, v, live)
 	})
 	switch {
 	case errors.Is(err, store.ErrHeld), errors.Is(err, errNotNow), ctx.Err() != nil:
@@ -93,8 +97,18 @@ func (m *Master) collect(ctx context.Context) error {
 	return err
 }
 
-// mark names everything that a retained generation needs.
-func (m *Master) mark(ctx context.Context, live func(tree.Digest) bool) error {
+// mark names everything that a retained generation needs, or one that this master has fetched for a publish.
+func (m *Master) mark(ctx context.Context, v fleet.View, live func(tree.Digest) bool) error {
+	for shard, staged := range v.Staged {
+		if !m.store.Has(staged.Root) {
+			continue
+		}
+		err := tree.Reach(ctx, m.store, staged.Root, func(d tree.Digest) bool { return !live(d) },
+			func(tree.Digest, tree.Form, uint64) error { return nil })
+		if err != nil && !errors.Is(err, tree.ErrMissing) { // one that was given up half-way need not be whole
+			return fmt.Errorf("shard %s, staged generation %d: %w", shard, staged.Number, err)
+		}
+	}
 	for _, s := range m.allShards() {
 		for _, g := range s.replica.Status().Generations {
 			err := tree.Reach(ctx, m.store, g.Root, func(d tree.Digest) bool { return !live(d) },
@@ -134,22 +148,49 @@ func (c control) Verify(ctx context.Context, r console.VerifyRequest, progress f
 		return rep, err
 	}
 	if r.Repair && len(rep.Missing) > 0 {
-		wanted := len(rep.Missing)
-		for _, s := range shards {
-			if err := c.repair(ctx, s); err != nil {
-				return rep, err
-			}
-		}
-		if rep.Missing, err = c.missing(ctx, shards); err != nil {
+		if rep.Repaired, err = c.repairAll(ctx, shards, &rep); err != nil {
 			return rep, err
 		}
-		rep.Repaired = int64(wanted - len(rep.Missing))
 	}
 	rep.TookMS = time.Since(began).Milliseconds()
 	return rep, nil
 }
 
-// repair brings back what another master, or the shard's source, still has.
+// repairAll brings back what other masters, or the shards' sources, still have, and returns how many objects came back.
+func (c control) repairAll(ctx context.Context, shards []*shard, rep *console.VerifyReport) (int64, error) {
+	all := map[tree.Digest]bool{} // that were missed at any time: a directory that comes back may name more of them
+	for {
+		var wanted []tree.Digest
+		for _, o := range rep.Missing {
+			if !all[o.Digest] {
+				wanted = append(wanted, o.Digest)
+			}
+			all[o.Digest] = true
+		}
+		if len(wanted) == 0 || len(c.links.names()) == 0 {
+			break
+		}
+		if err := c.heal(ctx, wanted...); err != nil {
+			c.log.Warn().Err(err).Msg("other masters do not have everything that is missing here")
+		}
+		var err error
+		if rep.Missing, err = c.missing(ctx, shards); err != nil {
+			return 0, err
+		}
+	}
+	if len(rep.Missing) > 0 {
+		for _, s := range shards {
+			if err := c.repair(ctx, s); err != nil {
+				return 0, err
+			}
+		}
+	}
+	missing, err := c.missing(ctx, shards)
+	rep.Missing = missing
+	return int64(len(all) - len(missing)), err
+}
+
+// repair brings back from a shard's source what it still has.
 func (c control) repair(ctx context.Context, s *shard) error {
 	if s.source == nil {
 		return nil

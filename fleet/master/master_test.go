@@ -191,7 +191,7 @@ func TestErrorsHaveTheirKind(t *testing.T) {
 		"a shard that exists":    {func() error { _, err := m.client.CreateShard(ctx, fleet.NewShard("www", time.Now())); return err }, console.ErrConflict},
 		"delete with a source":   {func() error { return m.client.DeleteShard(ctx, "www") }, console.ErrConflict},
 		"resume what runs":       {func() error { return m.client.Source(ctx, "www", console.SourceResume) }, console.ErrConflict},
-		"an upload that is none": {func() error { return m.client.PutObjects(ctx, "www", "no", strings.NewReader("")) }, console.ErrNotFound},
+		"an upload that is none": {func() error { return m.client.PutObjects(ctx, "www", "no", strings.NewReader("")) }, console.ErrGone},
 		"keep nothing": {func() error {
 			_, err := m.client.SetShard(ctx, "www", console.ShardPatch{KeepGenerations: new(int)})
 			return err

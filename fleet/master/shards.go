@@ -163,6 +163,9 @@ func (m *Master) seen(ctx context.Context, v fleet.View) {
 		return
 	}
 	m.mu.Lock()
+	if known && v.Identity.ID == "" {
+		v.Identity = m.local.Identity // just made
+	}
 	first := m.etcdErr != nil
 	m.view, m.etcdErr = v, nil
 	m.mu.Unlock()

@@ -51,7 +51,7 @@ func (u *uploads) use(id, shard string) (done func(), err error) {
 	defer u.mu.Unlock()
 	up := u.open[id]
 	if up == nil || up.shard != shard {
-		return nil, console.Errorf(console.ErrNotFound, "no upload %q for shard %s: it has ended, or lay unused for more than %s", id, shard, console.UploadIdle)
+		return nil, console.Errorf(console.ErrGone, "no upload %q for shard %s: it has ended, or lay unused for more than %s", id, shard, console.UploadIdle)
 	}
 	up.busy++
 	return func() {
