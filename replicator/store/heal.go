@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
@@ -132,11 +134,13 @@ func (s *Store) cure(d tree.Digest, fetch func(ctx context.Context, d tree.Diges
 	ctx, cancel := context.WithTimeout(h.life, healTimeout)
 	defer cancel()
 	_, err := s.Get(ctx, d) // what is damaged is quarantined by this
-	if err == nil || !errors.Is(err, tree.ErrMissing) && !errors.Is(err, tree.ErrCorrupt) {
+	if err == nil || fetch == nil {
 		return err
 	}
-	if fetch == nil {
-		return err
+	if !errors.Is(err, tree.ErrMissing) && !errors.Is(err, tree.ErrCorrupt) {
+		if err := s.abandon(d, err); err != nil {
+			return err
+		}
 	}
 	if err := fetch(ctx, d); err != nil {
 		return err
@@ -148,6 +152,24 @@ func (s *Store) cure(d tree.Digest, fetch func(ctx context.Context, d tree.Diges
 		return err
 	}
 	s.log.Info().Str("event", "healed").Stringer("object", d).Msg("an object was lost, and brought back from another master")
+	return nil
+}
+
+// abandon quarantines the object d, which could not be read because of err, when that says that the disk has lost it.
+func (s *Store) abandon(d tree.Digest, err error) error {
+	if !errors.Is(err, unix.EIO) {
+		return err
+	}
+	p, b, again := s.read(d, nil)
+	defer b.Close()
+	if again == nil || b.file == nil {
+		return nil // somebody was faster
+	}
+	if moved := s.quarantine(b, p); moved != nil {
+		return errors.Join(err, moved)
+	}
+	s.log.Error().Err(err).Str("event", "quarantined").Stringer("object", d).Msg("an object cannot be read from the disk")
+	s.reindex(b.e.pack)
 	return nil
 }
 
