@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
@@ -141,7 +142,7 @@ func (s *site) start(name string, c Control) (string, func()) {
 		s.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	cfg := Config{Control: c, Logger: zerolog.Nop(), Name: name, Peer: s.peer(name)}
+	cfg := Config{Control: c, Metrics: prometheus.NewRegistry(), Logger: zerolog.Nop(), Name: name, Peer: s.peer(name)}
 	if s.leads != nil {
 		cfg.Leader = s.leader
 	}
@@ -236,6 +237,11 @@ func TestTokensThatAreNoGood(t *testing.T) {
 			}
 		}
 	}
+	resp, err := h.Get(url + "/metrics")
+	if err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("metrics: %v, %v", resp, err)
+	}
+	resp.Body.Close()
 	if f.last() != "" {
 		t.Errorf("the master was asked %q", f.last())
 	}

@@ -48,9 +48,11 @@ type Server struct{ c Config }
 func NewServer(c Config) *Server { return &Server{c} }
 
 // Handler answers requests from other machines: authorize says who asks, as Remote does; an error of it is the answer.
-// Long operations end with ctx. The http.Server around it needs no timeouts but those for headers and idle connections.
+// Long operations end with ctx. There are no metrics here. The http.Server around it needs no timeouts but those for headers and idle connections.
 func (s *Server) Handler(ctx context.Context, authorize func(*http.Request) (Caller, error)) http.Handler {
-	return s.handler(ctx, false, authorize)
+	remote := &Server{s.c}
+	remote.c.Metrics = nil // they are for whoever reaches the plain port
+	return remote.handler(ctx, false, authorize)
 }
 
 // Serve answers on l until ctx ends; then it closes l, cancels the requests in flight, waits a bounded time for them,
