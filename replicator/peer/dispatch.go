@@ -37,7 +37,7 @@ func (r *run) mayAsk(now time.Time) bool {
 	if r.pressed {
 		return len(r.active) == 0 && now.Sub(r.eased) >= easeTime
 	}
-	return len(r.active) < maxStreamsFetch
+	return len(r.active) < max(1, maxStreams/int(r.f.running.Load()))
 }
 
 // hopeless returns an error when a group cannot be had. When single objects are wanted it empties the group instead.
@@ -96,7 +96,7 @@ func (r *run) start(g *group, s *source, now time.Time) bool {
 	r.eased = now
 	r.active[req] = struct{}{}
 	ctx, cancel := context.WithCancelCause(r.ctx)
-	req.cancel = cancel
+	req.cancel, req.watch = cancel, newWatch(cancel)
 	r.wg.Go(func() { r.perform(ctx, req) })
 	return true
 }
@@ -122,7 +122,7 @@ func (r *run) charge(it *item) bool {
 	}
 	p := it.partial
 	if p.charged == 0 {
-		if r.large > 0 && r.large+p.size > largeMemory {
+		if r.large > 0 && r.large+p.size > largeMemory/r.f.running.Load() {
 			return false
 		}
 		p.charged = p.size

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -33,17 +33,26 @@ type Fetcher struct {
 	cfg Config
 	log zerolog.Logger
 
+	turns   chan struct{} // has room for the trees that are fetched at once
+	running atomic.Int64  // runs
+
 	mu      sync.Mutex // guards what follows
 	flights map[tree.Digest]*flight
 	shunned map[string]time.Time // masters, and until when
 }
+
+// maxFetches is how many trees are fetched at once. More wait for their turn.
+const maxFetches = 32
 
 // NewFetcher returns a Fetcher. It has nothing to be closed: all that it does ends with the calls of its methods.
 func NewFetcher(c Config) *Fetcher {
 	if c.Pressure == nil {
 		c.Pressure = func() bool { return false }
 	}
-	return &Fetcher{cfg: c, log: c.Logger, flights: make(map[tree.Digest]*flight), shunned: make(map[string]time.Time)}
+	return &Fetcher{
+		cfg: c, log: c.Logger, turns: make(chan struct{}, maxFetches),
+		flights: make(map[tree.Digest]*flight), shunned: make(map[string]time.Time),
+	}
 }
 
 // Progress is how far a fetch has come.
@@ -67,10 +76,16 @@ func (f *Fetcher) Fetch(ctx context.Context, root, base tree.Digest, prefer stri
 		return nil
 	}
 	return f.join(ctx, root, progress, func(ctx context.Context, progress func(Progress)) error {
+		select {
+		case f.turns <- struct{}{}:
+			defer func() { <-f.turns }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 		defer f.cfg.Store.Hold()()
 		r := f.newRun(ctx, prefer, progress)
 		r.want(tree.RootPart(root, base))
-		if err := r.loop(runtime.GOMAXPROCS(0)); err != nil {
+		if err := r.loop(); err != nil {
 			return fmt.Errorf("fetch tree %s: %w", root, err)
 		}
 		return nil
@@ -87,7 +102,7 @@ func (f *Fetcher) Objects(ctx context.Context, digests []tree.Digest) (missing [
 	for _, d := range digests {
 		r.want(tree.Part{Digest: d})
 	}
-	if err = r.loop(runtime.GOMAXPROCS(0)); err == nil {
+	if err = r.loop(); err == nil {
 		err = r.lost
 	}
 	if err != nil {

@@ -38,7 +38,7 @@ func objectRequest(ctx context.Context, base string, req *request) (*http.Reques
 }
 
 // takeObject reads one object, or the rest of it.
-func (r *run) takeObject(w *watch, resp *http.Response, req *request) error {
+func (r *run) takeObject(resp *http.Response, req *request) error {
 	it := &req.items[0]
 	p := it.partial
 	if resp.StatusCode == http.StatusNotFound && resp.Header.Get(objectHeader) == objectMissing {
@@ -66,10 +66,10 @@ func (r *run) takeObject(w *watch, resp *http.Response, req *request) error {
 	}
 	p.mixed = p.mixed || p.from != "" && p.from != set("").with(req.src.number)
 	p.from = p.from.with(req.src.number)
-	if err := p.fill(w, resp.Body, req); err != nil {
+	if err := p.fill(resp.Body, req); err != nil {
 		return err
 	}
-	if err := finish(w, resp.Body); err != nil {
+	if err := finish(req.watch, resp.Body); err != nil {
 		return err
 	}
 	req.left = nil
@@ -100,14 +100,14 @@ func (p *partial) agree(length int64, part tree.Part) error {
 }
 
 // fill reads to the end of the object.
-func (p *partial) fill(w *watch, body io.Reader, req *request) error {
+func (p *partial) fill(body io.Reader, req *request) error {
 	for int64(len(p.buf)) < p.size {
 		if len(p.buf) == cap(p.buf) {
 			grown := make([]byte, len(p.buf), min(p.size, max(firstGrowth, 2*int64(cap(p.buf)))))
 			copy(grown, p.buf)
 			p.buf = grown
 		}
-		n, err := w.read(body, p.buf[len(p.buf):cap(p.buf)])
+		n, err := req.watch.read(body, p.buf[len(p.buf):cap(p.buf)])
 		p.buf = p.buf[:len(p.buf)+n]
 		req.bytes.Add(int64(n))
 		if err != nil && int64(len(p.buf)) < p.size {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -92,8 +93,10 @@ func (r *run) want(p tree.Part) {
 }
 
 // loop runs until nothing is open, and then makes everything durable.
-func (r *run) loop(workers int) error {
-	for range workers {
+func (r *run) loop() error {
+	r.f.running.Add(1)
+	defer r.f.running.Add(-1)
+	for range runtime.GOMAXPROCS(0) {
 		r.wg.Go(r.worker)
 	}
 	defer r.wg.Wait()
@@ -187,7 +190,7 @@ func (r *run) tick() error {
 	if now.Sub(r.told) >= progressTime {
 		r.report()
 	}
-	if r.queue.len() == 0 {
+	if r.queue.len() == 0 && !r.pressed {
 		r.hurry(now)
 	}
 	return nil
@@ -198,7 +201,7 @@ func (r *run) tick() error {
 func (r *run) hurry(now time.Time) {
 	const much = 4
 	for req := range r.active {
-		took := now.Sub(req.begun)
+		took := req.watch.total()
 		if took < slowStream {
 			continue
 		}

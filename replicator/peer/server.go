@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	maxStreams  = 32               // answers under way at once
+	maxAnswers  = 32               // answers under way at once
 	slotWait    = 2 * time.Second  // for one of them to end
 	bodyTimeout = 10 * time.Second // for a request's digests to arrive
 	// writeTimeout is for writeSize bytes to be taken by a receiver, or by the buffers on the way to it.
@@ -29,7 +29,7 @@ const (
 // serves a bounded number of requests at once; after a short wait the others are told to come back (503). It does not ask
 // who is there.
 func Server(s *store.Store) http.Handler {
-	h := &handler{store: s, slots: make(chan struct{}, maxStreams)}
+	h := &handler{store: s, slots: make(chan struct{}, maxAnswers)}
 	h.buffers.New = func() any { b := make([]byte, 0, writeSize+largeObject); return &b }
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+Path, h.batch)

@@ -206,9 +206,8 @@ func FuzzAnswer(f *testing.F) {
 			items[i].part.Digest[0] = byte(i)
 		}
 		r := &run{ctx: t.Context(), work: make(chan task, len(b)/recordHeader+10)}
-		req := &request{items: items, left: items, src: &source{}}
-		w := newWatch(func(error) {})
-		err := r.takeBatch(w, &stepReader{b, int(step)}, req)
+		req := &request{items: items, left: items, src: &source{}, watch: newWatch(func(error) {})}
+		err := r.takeBatch(&stepReader{b, int(step)}, req)
 		close(r.work)
 		order, bytesIn := -1, 0
 		for got := range r.work {

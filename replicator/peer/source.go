@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	// streamsAPeer is how many requests one fetch has under way at one master, maxStreamsFetch at all of them.
-	streamsAPeer    = 3
-	maxStreamsFetch = 12
+	// streamsAPeer is how many requests one fetch has under way at one master, maxStreams all fetches at all of them; but
+	// each fetch has at least one.
+	streamsAPeer = 3
+	maxStreams   = 12
 
 	shunTime    = time.Minute      // in which a master that sent wrong bytes is the last to be asked
 	slowTime    = 10 * time.Second // in which one that stalled or failed is asked only when no other has an object

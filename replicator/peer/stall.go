@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -13,12 +14,15 @@ const (
 )
 
 // watch ends a request whose peer stalls. Only the time in which this side waits for the peer counts: what a slow disk or
-// a paused fetch takes here is not the peer's fault. It belongs to the goroutine of the request.
+// a paused fetch takes here is not the peer's fault. It belongs to the goroutine of the request, but for total.
 type watch struct {
 	timer  *time.Timer
-	begun  time.Time
 	waited time.Duration // since the last stallBytes came
 	bytes  int
+
+	mu    sync.Mutex    // guards what follows
+	begun time.Time     // zero: it does not wait
+	all   time.Duration // waited before
 }
 
 // newWatch returns a watch that calls cancel with errStalled.
@@ -30,14 +34,21 @@ func newWatch(cancel context.CancelCauseFunc) *watch {
 
 // begin says that this side waits from now on.
 func (w *watch) begin() {
+	w.mu.Lock()
 	w.begun = time.Now()
+	w.mu.Unlock()
 	w.timer.Reset(stallTime - w.waited)
 }
 
 // end says that n bytes have come.
 func (w *watch) end(n int) {
 	w.timer.Stop()
-	w.waited += time.Since(w.begun)
+	w.mu.Lock()
+	took := time.Since(w.begun)
+	w.begun = time.Time{}
+	w.all += took
+	w.mu.Unlock()
+	w.waited += took
 	if w.bytes += n; w.bytes >= stallBytes {
 		w.bytes, w.waited = 0, 0
 	}
@@ -49,4 +60,14 @@ func (w *watch) read(r io.Reader, p []byte) (int, error) {
 	n, err := r.Read(p)
 	w.end(n)
 	return n, err
+}
+
+// total is how long this side has waited for the peer until now.
+func (w *watch) total() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.begun.IsZero() {
+		return w.all
+	}
+	return w.all + time.Since(w.begun)
 }

@@ -22,6 +22,7 @@ type request struct {
 	alone  bool // one large object
 	begun  time.Time
 	cancel context.CancelCauseFunc
+	watch  *watch
 	bytes  atomic.Int64 // that have come
 	cost   int64        // bytes expected
 
@@ -99,21 +100,20 @@ func (r *run) ask(ctx context.Context, req *request) error {
 	if err != nil {
 		return err
 	}
-	w := newWatch(req.cancel)
-	w.begin()
+	req.watch.begin()
 	resp, err := client.Do(hr)
-	w.end(0)
+	req.watch.end(0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if req.alone {
-		return r.takeObject(w, resp, req)
+		return r.takeObject(resp, req)
 	}
 	if err := answerOf(resp, http.StatusOK); err != nil {
 		return err
 	}
-	return r.takeBatch(w, resp.Body, req)
+	return r.takeBatch(resp.Body, req)
 }
 
 // answerOf returns an error for a status that is not the wanted one.
@@ -138,11 +138,11 @@ func batchRequest(ctx context.Context, base string, items []item) (*http.Request
 }
 
 // takeBatch reads the stream that answers a batch.
-func (r *run) takeBatch(w *watch, body io.Reader, req *request) error {
+func (r *run) takeBatch(body io.Reader, req *request) error {
 	s := newSlab(req, slabSize)
 	begin, end := 0, 0 // of the bytes in the slab that are no whole record yet
 	for {
-		n, err := w.read(body, s.buf[end:])
+		n, err := req.watch.read(body, s.buf[end:])
 		req.bytes.Add(int64(n))
 		end += n
 		need, whole, wrong := s.parse(&begin, end)
@@ -150,7 +150,7 @@ func (r *run) takeBatch(w *watch, body io.Reader, req *request) error {
 		case wrong != nil:
 			err = wrong
 		case whole:
-			err = finish(w, body)
+			err = finish(req.watch, body)
 		case errors.Is(err, io.EOF):
 			err = io.ErrUnexpectedEOF
 		}

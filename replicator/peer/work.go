@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
@@ -82,16 +83,17 @@ func (r *run) store(s *slab) error {
 	}
 	digests := make([]tree.Digest, len(data))
 	tree.Sums(digests, data)
+	good := make([]store.Hashed, 0, len(data))
 	for i := range s.objects {
 		o := &s.objects[i]
 		p := &o.item.part
 		o.wrong = digests[i] != p.Digest || p.Form == tree.Blob && p.Size != uint64(len(o.data))
-		if o.wrong {
-			continue
+		if !o.wrong {
+			good = append(good, store.Hashed{Digest: p.Digest, Bytes: o.data})
 		}
-		if _, err := r.f.cfg.Store.Put(r.ctx, o.data); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
+	}
+	if err := r.f.cfg.Store.PutHashed(r.ctx, good); err != nil {
+		return fmt.Errorf("store: %w", err)
 	}
 	return nil
 }
