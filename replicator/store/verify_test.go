@@ -175,6 +175,59 @@ func TestCompactionQuarantines(t *testing.T) {
 	}
 }
 
+// Verify reads the disk and not the page cache, and leaves the page cache to those who read.
+func TestVerifyGoesAroundThePageCache(t *testing.T) {
+	s := openStore(t, t.TempDir(), Options{})
+	objects := [][]byte{object(1, 5000), object(2, 700_000), object(3, 200_000)}
+	var blobs []Blob
+	for _, o := range objects {
+		mustPut(t, s, o)
+		mustSync(t, s)
+		blobs = append(blobs, sealed(t, s, o))
+	}
+	for _, b := range blobs {
+		dropCache(t, b)
+	}
+	if r, err := s.Verify(t.Context(), nil); err != nil || r.Objects != 3 || len(r.Bad) > 0 {
+		t.Fatalf("verify: %+v, %v", r, err)
+	}
+	p := make([]byte, 4096)
+	for i, b := range blobs {
+		if n := b.file.preadCached(p, b.start()); n > 0 {
+			t.Errorf("object %d: %d bytes are in the page cache", i, n)
+		}
+	}
+	for _, o := range objects {
+		rotOnDisk(t, s, tree.Sum(o), 1000)
+	}
+	if r, err := s.Verify(t.Context(), nil); err != nil || r.Objects != 3 || len(r.Bad) != 3 {
+		t.Fatalf("verify of rot: %+v, %v", r, err)
+	}
+}
+
+// What the disk has lost and the page cache still has is written anew.
+func TestVerifyMends(t *testing.T) {
+	f, dir := new(faults), t.TempDir()
+	s, objects := filled(t, dir, f.disk())
+	for _, o := range objects {
+		sealed(t, s, o)
+	}
+	f.set("direct read", unix.EIO, packName(1))
+	r, err := s.Verify(t.Context(), nil)
+	f.heal(t)
+	if err != nil || len(r.Bad) > 0 || len(r.Mended) == 0 || len(r.Mended) == 40 || r.Objects != 40 {
+		t.Fatalf("verify: %+v, %v", r, err)
+	}
+	crashed := openStore(t, copyStore(t, dir), small)
+	for _, o := range objects {
+		mustHold(t, s, o)
+		mustHold(t, crashed, o)
+		if b := sealed(t, crashed, o); b.e.pack == 1 {
+			t.Errorf("%s is still in its place", b.e.digest)
+		}
+	}
+}
+
 func TestVerifyEnds(t *testing.T) {
 	s, _ := filled(t, t.TempDir(), &disk{})
 	ctx, cancel := context.WithCancel(t.Context())
