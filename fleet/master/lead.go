@@ -60,6 +60,8 @@ func (m *Master) stand(ctx context.Context, behind map[string]time.Time) {
 	}
 	drained := m.drained(v)
 	m.standForFleet(ctx, drained)
+	handing, cancel := context.WithTimeout(ctx, farewellLimit)
+	defer cancel()
 	for _, s := range m.allShards() {
 		leader, led := m.election.Leader(s.name)
 		s.replica.SetLeader(v.Identity.Era, leader.Epoch, led)
@@ -75,7 +77,7 @@ func (m *Master) stand(ctx context.Context, behind map[string]time.Time) {
 		}
 		switch {
 		case drained && !m.retired:
-			m.handOn(ctx, s, v)
+			m.handOn(handing, s, v)
 		case drained:
 		case fit:
 			s.stands = true
@@ -129,12 +131,18 @@ func (m *Master) inStep(v fleet.View, shard string) []string {
 	var out []string
 	for name, other := range v.Masters {
 		_, drained := v.Drained[name]
-		if name != m.cfg.Name && !drained && other.State == fleet.Serving && follows(v, name, shard) {
+		if name != m.cfg.Name && !drained && other.State == fleet.Serving && !gone(v, other) && follows(v, name, shard) {
 			out = append(out, name)
 		}
 	}
 	slices.Sort(out)
 	return out
+}
+
+// gone reports whether a master that still has a lease was removed from the fleet.
+func gone(v fleet.View, other fleet.Master) bool {
+	_, removed := v.Removed[other.Instance]
+	return removed
 }
 
 // announceLag is how many generations a master that serves the head may have announced less: it writes to etcd once a
@@ -157,8 +165,6 @@ func (m *Master) handOn(ctx context.Context, s *shard, v fleet.View) {
 	if heir == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, farewellLimit)
-	defer cancel()
 	if err := m.resign(ctx, s, heir); err != nil {
 		m.log.Warn().Err(err).Str("shard", s.name).Msg("handing over without waiting for the publish that is under way")
 		m.election.Resign(s.name, heir)
@@ -216,21 +222,15 @@ func (m *Master) handOver(ctx context.Context, s *shard, r leadRequest) error {
 	return nil
 }
 
-// farewell hands everything over that this master leads, etcd's leadership first. It is called when the master stops.
+// farewell has runStanding hand everything over that this master leads, etcd's leadership first, and waits until others
+// have it. It is called when the master stops.
 func (m *Master) farewell() {
-	ctx, cancel := context.WithTimeout(context.Background(), farewellLimit)
-	defer cancel()
 	if m.etcdProblem() != nil {
 		return // nobody would learn of it
 	}
-	m.moveEtcdLeader(ctx)
-	m.mu.Lock()
-	v := m.view
-	m.mu.Unlock()
-	for _, s := range m.allShards() {
-		m.handOn(ctx, s, v)
-	}
-	m.election.Retire(true)
+	ctx, cancel := context.WithTimeout(context.Background(), farewellLimit)
+	defer cancel()
+	m.standSoon()
 	m.awaitHeirs(ctx)
 }
 

@@ -139,12 +139,13 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 	case err = <-parts.failed:
 	case err = <-m.fatal:
 	}
+	deadline := time.Now().Add(stopLimit)
 	m.draining.Store(true)
 	if err == nil {
 		m.farewell()
 	}
 	cancel()
-	if late := parts.stop(stopLimit); len(late) > 0 {
+	if late := parts.stop(time.Until(deadline)); len(late) > 0 {
 		m.log.Warn().Strs("parts", late).Msg("did not stop in time")
 	}
 	return err

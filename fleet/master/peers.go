@@ -246,7 +246,7 @@ func (p peers) Others() []string {
 	defer p.mu.Unlock()
 	out := make([]string, 0, len(p.view.Masters))
 	for name, other := range p.view.Masters {
-		if name != p.cfg.Name && other.Peer != "" {
+		if name != p.cfg.Name && other.Peer != "" && !gone(p.view, other) {
 			out = append(out, name)
 		}
 	}
