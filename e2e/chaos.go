@@ -93,7 +93,7 @@ func smallDisk(t testing.TB, size string) string {
 func (h *chaos) rest(since time.Time) {
 	h.t.Helper()
 	for _, m := range h.Masters {
-		if m.proc.ended() {
+		if m.Down() {
 			h.t.Fatalf("%s has ended by itself:\n%s", m.Name, m.log.tail(40))
 		}
 		m.WaitReady()

@@ -47,34 +47,50 @@ var externalChoices = []choice{
 	{"etcd-hang", func(d *draw) fault { return etcdHangs(d.hold, d.Masters, d.members()...) }},
 }
 
-// draw picks a round's faults among those whose name matches only.
-func (h *chaos) draw(random *rand.Rand, only *regexp.Regexp) []fault {
+// choicesNamed returns the kinds of fault that the fleet allows and whose name matches.
+func (h *chaos) choicesNamed(only *regexp.Regexp) []choice {
 	all := slices.Clone(choices)
 	if h.Etcd != nil {
 		all = append(all, externalChoices...)
 	}
-	all = slices.DeleteFunc(all, func(c choice) bool { return !only.MatchString(c.name) })
-	if len(all) == 0 {
-		return nil
+	return slices.DeleteFunc(all, func(c choice) bool { return !only.MatchString(c.name) })
+}
+
+// one makes a fault of one of these kinds.
+func (h *chaos) one(random *rand.Rand, among []choice) fault {
+	d := &draw{chaos: h, random: random, m: h.Masters[random.Intn(len(h.Masters))]}
+	d.hold = chaosTTL/10 + time.Duration(random.Int63n(int64(3*chaosTTL))).Round(10*time.Millisecond)
+	f := among[random.Intn(len(among))].make(d)
+	if h.Etcd == nil {
+		f.hits = append(f.hits, etcdAway(h.Masters)...) // whoever is hit may be etcd's leader, or its quorum
 	}
-	one := func() fault {
-		d := &draw{chaos: h, random: random, m: h.Masters[random.Intn(len(h.Masters))]}
-		d.hold = time.Duration(random.Int63n(int64(3 * chaosTTL))).Round(10 * time.Millisecond)
-		f := all[random.Intn(len(all))].make(d)
-		if h.Etcd == nil {
-			f.hits = append(f.hits, etcdAway(h.Masters)...) // whoever is hit may be etcd's leader, or its quorum
-		}
-		return f
+	return f
+}
+
+// draw picks a round's faults among those whose name matches only: one, or two that do not touch the same.
+func (h *chaos) draw(random *rand.Rand, only *regexp.Regexp) []fault {
+	among := h.choicesNamed(only)
+	if len(among) == 0 {
+		h.t.Fatalf("no kind of fault is named %v", only)
 	}
-	first := one()
+	faults := []fault{h.one(random, among)}
 	if random.Intn(3) == 0 {
-		for range 20 {
-			if second := one(); !slices.ContainsFunc(second.touches, func(n string) bool { return slices.Contains(first.touches, n) }) {
-				return []fault{first, second}
-			}
+		faults = h.also(random, faults, among)
+	}
+	return faults
+}
+
+// also adds a fault of one of these kinds, unless all that is drawn touches what the others touch.
+func (h *chaos) also(random *rand.Rand, faults []fault, among []choice) []fault {
+	for range 20 {
+		next := h.one(random, among)
+		if !slices.ContainsFunc(faults, func(f fault) bool {
+			return slices.ContainsFunc(f.touches, func(n string) bool { return slices.Contains(next.touches, n) })
+		}) {
+			return append(faults, next)
 		}
 	}
-	return []fault{first}
+	return faults
 }
 
 // leader returns who leads a shard at this moment, or any master.

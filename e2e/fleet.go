@@ -148,7 +148,7 @@ func (f *Fleet) WaitServed(shard string, n uint64, limit time.Duration) {
 	eventually(f.t, limit, fmt.Sprintf("every master serves generation %d of %s", n, shard), func() bool {
 		clear(behind)
 		for _, m := range f.Masters {
-			if m.proc.ended() {
+			if m.Down() {
 				continue
 			}
 			s, err := m.Status()

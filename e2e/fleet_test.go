@@ -26,7 +26,7 @@ func (f *Fleet) list() map[string]MasterInfo {
 	f.t.Helper()
 	var all []MasterInfo
 	for _, m := range f.Masters {
-		if !m.proc.ended() {
+		if !m.Down() {
 			m.JSON(&all, "master", "list")
 			break
 		}
@@ -122,7 +122,7 @@ func (f *Fleet) removed(t *testing.T) {
 	f.Masters[0].MustCLI("master", "drain", m.Name)
 	eventually(t, restLimit, "the drained master leads nothing", func() bool { return f.list()[m.Name].Leads == 0 })
 	f.Masters[0].MustCLI("master", "remove", m.Name, "--yes")
-	eventually(t, restLimit, "the removed master's process ends", m.proc.ended)
+	eventually(t, restLimit, "the removed master's process ends", m.Down)
 	if code := m.proc.wait(t, time.Second); code == 0 {
 		t.Errorf("a removed master ends with %d", code)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,8 @@ type Master struct {
 	web  *http.Client
 
 	joined bool // Join has done its work
+
+	life atomic.Pointer[proc] // proc, for goroutines beside the test's
 }
 
 // NewMaster prepares a master and does not start it.
@@ -117,6 +120,7 @@ func (m *Master) Start() {
 		m.t.Fatalf("master %s runs already", m.Name)
 	}
 	m.proc = start(m.t, "master "+m.Name, m.Host, m.log, m.args(), nil)
+	m.life.Store(m.proc)
 }
 
 // WaitReady waits until /readyz says so.
@@ -131,6 +135,9 @@ func (m *Master) WaitReady() {
 	})
 	m.joined = true
 }
+
+// Down says whether the process has ended. Any goroutine may ask.
+func (m *Master) Down() bool { return m.life.Load().ended() }
 
 // Kill ends the process as a power failure would, and returns when it is gone.
 func (m *Master) Kill() {
