@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,17 +62,26 @@ type client struct {
 	net.Conn
 }
 
-// dial connects from a local port; 0 is any.
-func dial(t testing.TB, to net.Addr, port int) client {
+// dial connects from any port.
+func dial(t testing.TB, to net.Addr) client {
 	t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}, Timeout: 10 * time.Second}
-	c, err := d.Dial("tcp", to.String())
+	c, err := dialFrom(t, to, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+// dialFrom connects from a local port; 0 is any.
+func dialFrom(t testing.TB, to net.Addr, port int) (client, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}, Timeout: 10 * time.Second}
+	c, err := d.Dial("tcp", to.String())
+	if err != nil {
+		return client{}, err
+	}
 	t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(20 * time.Second)) //nolint:errcheck
-	return client{t, c}
+	return client{t, c}, nil
 }
 
 // call returns accept_stat and what follows.
@@ -118,7 +130,7 @@ func (c client) getattr(fh []byte) uint32 {
 
 func TestProbes(t *testing.T) {
 	_, addr := serve(t, Config{})
-	c := dial(t, addr, 0)
+	c := dial(t, addr)
 	mismatch := func(low, high uint32) []byte { return rpc.AppendUint32(rpc.AppendUint32(nil, low), high) }
 	for _, p := range []struct {
 		what             string
@@ -141,28 +153,32 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// lowPort returns a free port below 1024, which takes privilege.
-func lowPort(t *testing.T) int {
+// dialLow connects from a port below 1024, one that nobody uses now. That takes privilege.
+func dialLow(t *testing.T, to net.Addr) client {
+	t.Helper()
 	for port := 1000; port > 600; port-- {
-		l, err := net.Listen("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port)).String())
-		if err == nil {
-			l.Close()
-			return port
+		c, err := dialFrom(t, to, port)
+		switch {
+		case err == nil:
+			return c
+		case errors.Is(err, os.ErrPermission):
+			t.Skip("ports below 1024 cannot be used: not root")
+		case !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EADDRNOTAVAIL):
+			t.Fatal(err)
 		}
 	}
-	t.Skip("ports below 1024 cannot be used: not root")
-	return 0
+	t.Skip("every port from 601 to 1000 is in use")
+	return client{}
 }
 
 func TestPortsAndNetworks(t *testing.T) {
-	low := lowPort(t)
 	v := www(t)
 	far := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	s, addr := serve(t, Config{}, Export{Name: "www", Volume: v.Volume})
-	privileged, ordinary := dial(t, addr, low), dial(t, addr, 0)
+	privileged, ordinary := dialLow(t, addr), dial(t, addr)
 	status, fh := privileged.mount("/www")
 	if status != 0 || privileged.getattr(fh) != 0 {
-		t.Fatalf("from port %d: status %d", low, status)
+		t.Fatalf("from %s: status %d", privileged.LocalAddr(), status)
 	}
 	const acces = 13
 	check := func(what string, c client, want uint32) {
@@ -188,7 +204,7 @@ func TestPortsAndNetworks(t *testing.T) {
 
 func TestUnprivilegedPortsAreRefused(t *testing.T) {
 	_, addr := serve(t, Config{}, Export{Name: "www", Volume: www(t).Volume})
-	if status, _ := dial(t, addr, 0).mount("/www"); status != 13 {
+	if status, _ := dial(t, addr).mount("/www"); status != 13 {
 		t.Errorf("MNT answers %d, want 13", status)
 	}
 }
@@ -199,7 +215,7 @@ func (closedGate) Await(ctx context.Context) error { <-ctx.Done(); return ctx.Er
 
 func TestStopsWhileConnectionsWaitAtTheGate(t *testing.T) {
 	s, addr := serve(t, Config{Gate: closedGate{}})
-	dial(t, addr, 0)
+	dial(t, addr)
 	if err := s.Drain(context.Background()); err != nil {
 		t.Error(err)
 	}
@@ -210,7 +226,7 @@ func TestStopsWhileConnectionsWaitAtTheGate(t *testing.T) {
 func TestLargestCall(t *testing.T) {
 	v := www(t)
 	_, addr := serve(t, Config{}, Export{Name: "www", Volume: v.Volume, Rules: Rules{Insecure: true}})
-	c := dial(t, addr, 0)
+	c := dial(t, addr)
 	_, fh := c.mount("/www")
 	args := rpc.AppendOpaque(nil, fh)
 	args = rpc.AppendUint32(rpc.AppendUint32(rpc.AppendUint64(args, 0), 64<<10), 0)
@@ -227,7 +243,7 @@ func TestLargestCall(t *testing.T) {
 
 func TestDrainAndServeAgain(t *testing.T) {
 	s, addr := serve(t, Config{}, Export{Name: "www", Volume: www(t).Volume, Rules: Rules{Insecure: true}})
-	c := dial(t, addr, 0)
+	c := dial(t, addr)
 	_, fh := c.mount("/www")
 	c.getattr(fh) // a batch is counted before the next is read
 	if st := s.Stats(); st.Conns != 1 || st.Calls == 0 {
@@ -249,7 +265,7 @@ func TestDrainAndServeAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, l) }()
-	if got := dial(t, addr, 0).getattr(fh); got != 0 {
+	if got := dial(t, addr).getattr(fh); got != 0 {
 		t.Errorf("after serving again GETATTR answers %d", got)
 	}
 	cancel()
@@ -285,7 +301,7 @@ func (l *ledger) List() []Mount {
 func TestMountsAreKept(t *testing.T) {
 	kept := new(ledger)
 	_, addr := serve(t, Config{Mounts: kept}, Export{Name: "www", Volume: www(t).Volume, Rules: Rules{Insecure: true}})
-	c := dial(t, addr, 0)
+	c := dial(t, addr)
 	c.mount("/www")
 	c.mount("/www/dir/")
 	c.call(mount3.Number, 3, 3, rpc.AppendOpaque(nil, "/www"))
@@ -317,7 +333,7 @@ func TestPublishUnderLoad(t *testing.T) {
 	var clients sync.WaitGroup
 	stop := make(chan struct{})
 	for range 4 {
-		c := dial(t, addr, 0)
+		c := dial(t, addr)
 		_, root := c.mount("/www")
 		clients.Go(func() {
 			for {
