@@ -209,7 +209,7 @@ func (m *Master) self() fleet.Master {
 	}
 	self := fleet.Master{
 		Name: m.cfg.Name, Address: m.address, NFSPort: m.nfsPort, HTTP: net.JoinHostPort(m.address, m.httpPort),
-		Peer: net.JoinHostPort(m.address, m.peerPort), Instance: m.local.Instance, Slots: defaultSlots, Version: m.version,
+		Peer: net.JoinHostPort(m.address, m.peerPort), Instance: m.instance, Slots: defaultSlots, Version: m.version,
 		Formats: objectFormats, StartedAt: m.started, State: state, Sources: sources,
 	}
 	if m.member != nil {

@@ -59,6 +59,7 @@ type Master struct {
 	open     chan struct{} // closed when clients are served
 	openOnce sync.Once
 	draining atomic.Bool
+	instance string // of the data directory
 	address  string // that others reach this master by
 	nfsPort  int
 	httpPort string
@@ -111,6 +112,7 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 	if err := m.join(ctx); err != nil {
 		return err
 	}
+	m.instance = m.local.Instance
 	if err := m.openTrust(); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func (m *Master) era() int {
 
 // meet takes note of who the fleet's masters are, and enters this one. It is called with each View.
 func (m *Master) meet(ctx context.Context, v fleet.View) {
-	if gone, removed := v.Removed[m.local.Instance]; removed {
+	if gone, removed := v.Removed[m.instance]; removed {
 		m.fail(removedError(gone, m.data.path))
 		return
 	}
@@ -36,7 +36,7 @@ func (m *Master) meet(ctx context.Context, v fleet.View) {
 	m.links.set(addresses)
 	m.routes.Set(addresses)
 	m.noteLost(v)
-	entry := fleet.RosterEntry{Name: m.cfg.Name, Instance: m.local.Instance, Peer: net.JoinHostPort(m.address, m.peerPort), JoinedAt: m.started}
+	entry := fleet.RosterEntry{Name: m.cfg.Name, Instance: m.instance, Peer: net.JoinHostPort(m.address, m.peerPort), JoinedAt: m.started}
 	known, there := v.Roster[m.cfg.Name]
 	if there && known.Instance == entry.Instance && known.Peer == entry.Peer {
 		return

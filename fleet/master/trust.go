@@ -46,7 +46,7 @@ func (m *Master) adoptAuthority(a *trust.Authority) error {
 }
 
 func (m *Master) useAuthority(a *trust.Authority) error {
-	c, err := trust.NewCredentials(a, m.cfg.Name, m.local.Instance)
+	c, err := trust.NewCredentials(a, m.cfg.Name, m.instance)
 	if err != nil {
 		return err
 	}
