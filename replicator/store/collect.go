@@ -27,6 +27,9 @@ func (s *Store) Hold() (release func()) {
 	})
 }
 
+// worthRetiring is how many dead bytes the active pack may have without being compacted.
+const worthRetiring = 8 << 20
+
 // Collected is what a Collect did.
 type Collected struct {
 	Objects   int64 // deleted
@@ -36,7 +39,7 @@ type Collected struct {
 }
 
 // Collect deletes every object that mark does not name, and gives back their space: large files at once, packs once they
-// are less than half alive, by copying what lives into a new one. mark calls live with each digest that must stay; live
+// are less than half alive, by copying what lives into a new one, also the one that is being appended to. mark calls live with each digest that must stay; live
 // says whether to look into that object, which is true the first time. What is put while mark runs stays.
 //
 // Readers go on meanwhile. An error of mark deletes nothing. Collect wraps ErrHeld, and has deleted nothing, when the
@@ -111,12 +114,32 @@ func (s *Store) markAndSweep(ctx context.Context, mark func(ctx context.Context,
 	return gone, changed, nil
 }
 
+// retireActive seals the active pack when so much of it is dead that it should be compacted: a master where little is
+// published would keep it for ever otherwise. writeMu is held.
+func (s *Store) retireActive() error {
+	a := s.active
+	if a == nil || s.closed.Load() {
+		return nil
+	}
+	live, size := a.live.Load(), a.size.Load()
+	if live >= size/2 || size-live < min(s.o.PackSize/8, worthRetiring) {
+		return nil
+	}
+	if err := s.syncActive(); err != nil {
+		return fmt.Errorf("seal the active pack: %w", err)
+	}
+	s.checkpoint(a, true)
+	s.active = nil
+	return nil
+}
+
 // giveBack makes disk space of what was deleted.
 func (s *Store) giveBack(ctx context.Context, gone []record, changed map[uint32]bool, c *Collected) error {
 	gone = append(gone, s.leftovers...)
 	s.leftovers = nil
 	err := s.removeLarge(ctx, gone, c)
 	s.writeMu.Lock()
+	err = errors.Join(err, s.retireActive())
 	active, packs := s.active, *s.packs.Load() // together, so that no younger active pack is taken for a sealed one
 	s.writeMu.Unlock()
 	var group []*pack // to be compacted into one

@@ -311,3 +311,32 @@ func mustPutHeld(t *testing.T, s *Store, b []byte) {
 		t.Errorf("get of what was put while held: %v", err)
 	}
 }
+
+// The pack that is being appended to gives its space back too, though nothing is put any more.
+func TestCollectActivePack(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, Options{PackSize: 1 << 20})
+	var objects [][]byte
+	for i := range 300 {
+		objects = append(objects, object(i, 1000))
+		mustPut(t, s, objects[i])
+	}
+	mustSync(t, s)
+	mustPut(t, s, object(1000, 500)) // not durable yet
+	if c := mustCollect(t, s, append(objects[50:], object(1000, 500))...); c.Compacted != 0 {
+		t.Fatalf("collected %+v though most of it is alive", c)
+	}
+	c := mustCollect(t, s, objects[290], object(1000, 500))
+	if c.Compacted != 1 || c.Freed < 200<<10 || onDisk(t, dir) > 20<<10 {
+		t.Errorf("collected %+v, %d bytes are on disk", c, onDisk(t, dir))
+	}
+	mustHold(t, s, objects[290])
+	mustPut(t, s, objects[7])
+	mustSync(t, s)
+	crashed := openStore(t, copyStore(t, dir), Options{})
+	for _, b := range [][]byte{objects[7], objects[290], object(1000, 500)} {
+		mustHold(t, s, b)
+		mustHold(t, crashed, b)
+	}
+	mustLack(t, s, objects[8])
+}
