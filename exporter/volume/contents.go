@@ -12,6 +12,8 @@ type contents struct {
 	store  Store
 	cached CachedOpener // the store, when it is one; else nil
 	healer Healer       // the same
+	// wanted reports whether an ino's content may stay open; asked after it was put into the cache.
+	wanted func(ino uint64) bool
 	sets   [contentSets]contentSet
 }
 
@@ -41,8 +43,8 @@ type opened struct {
 	used atomic.Bool  // since the hand last passed
 }
 
-func newContents(s Store) *contents {
-	c := &contents{store: s}
+func newContents(s Store, wanted func(ino uint64) bool) *contents {
+	c := &contents{store: s, wanted: wanted}
 	c.cached, _ = s.(CachedOpener)
 	c.healer, _ = s.(Healer)
 	return c
@@ -105,6 +107,9 @@ func (c *contents) add(o *opened) *opened {
 	s.mu.Unlock()
 	if old != nil {
 		old.release()
+	}
+	if !c.wanted(o.ino) {
+		c.remove(o) // whoever dropped it may have come by before it was there
 	}
 	return o
 }

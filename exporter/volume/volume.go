@@ -50,7 +50,8 @@ type Volume struct {
 	seed     maphash.Seed
 	contents *contents
 
-	state atomic.Pointer[State]
+	state  atomic.Pointer[State]
+	closed atomic.Bool
 
 	building sync.Mutex // held to make the next State, from loading the present one to swapping; before waiting
 	waiting  sync.Mutex // guards swapped
@@ -59,10 +60,9 @@ type Volume struct {
 
 // New returns a Volume for the shard with this fsid. It serves nothing before the first Flip or Restore.
 func New(fsid uint64, s Store, log zerolog.Logger) *Volume {
-	return &Volume{
-		fsid: fsid, store: s, log: log, seed: maphash.MakeSeed(),
-		contents: newContents(s), swapped: make(chan struct{}),
-	}
+	v := &Volume{fsid: fsid, store: s, log: log, seed: maphash.MakeSeed(), swapped: make(chan struct{})}
+	v.contents = newContents(s, v.keeps)
+	return v
 }
 
 // FSID returns the shard's fsid.
@@ -184,8 +184,16 @@ func (v *Volume) Await(ctx context.Context, generation uint64) (*State, error) {
 	}
 }
 
-// Close closes the contents that are kept open. The Volume stays usable; it is for when its shard is served no more.
+// keeps reports whether the content of an ino may stay open after a read.
+func (v *Volume) keeps(ino uint64) bool {
+	s := v.state.Load()
+	return !v.closed.Load() && s != nil && s.inos.get(ino) != 0
+}
+
+// Close closes the contents that are kept open. The Volume stays usable, but keeps none open any more; it is for when its
+// shard is served no more.
 func (v *Volume) Close() error {
+	v.closed.Store(true)
 	v.contents.dropIf(func(uint64) bool { return true })
 	return nil
 }

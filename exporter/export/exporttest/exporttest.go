@@ -31,7 +31,7 @@ type Volume struct {
 	Cold   atomic.Bool // nothing is in the page cache
 	Broken atomic.Bool // reads fail
 	// Mend is what is done about a read that failed; nil: nothing.
-	Mend atomic.Pointer[func(context.Context, tree.Digest) error]
+	Mend   atomic.Pointer[func(context.Context, tree.Digest) error]
 	objs   *tree.Memory
 	blobs  sync.Map // of tree.Digest: *blob, so that opening one again allocates nothing
 	last   tree.Merged
