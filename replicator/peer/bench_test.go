@@ -94,3 +94,29 @@ func plainRate(b *testing.B, count, size int) (rate, cost float64) {
 	}
 	return rate, (cpuTime() - cpu).Seconds() / float64(rounds*count)
 }
+
+// BenchmarkFetchOneChange is how long one changed file of 100,000 takes, durable, with the generation before as its base.
+func BenchmarkFetchOneChange(b *testing.B) {
+	from, to := openStore(b, store.Options{}), openStore(b, store.Options{})
+	f := make(files)
+	for i := range 100_000 {
+		f[fmt.Sprintf("%06d", i)] = fmt.Append(nil, i)
+	}
+	head := publish(b, from, tree.Merged{}, f)
+	n := newNetwork(b)
+	n.add("a", from, nil)
+	fetcher := n.fetcher(to)
+	if err := fetcher.Fetch(context.Background(), head.Root, tree.Digest{}, "a", nil); err != nil {
+		b.Fatal(err)
+	}
+	for i := 0; b.Loop(); i++ {
+		b.StopTimer()
+		f["050000"] = fmt.Append(nil, "changed", i)
+		next := publish(b, from, head, f)
+		b.StartTimer()
+		if err := fetcher.Fetch(context.Background(), next.Root, head.Root, "a", nil); err != nil {
+			b.Fatal(err)
+		}
+		head = next
+	}
+}

@@ -147,7 +147,6 @@ type master struct {
 	server   *httptest.Server
 	requests atomic.Int64
 	asked    atomic.Int64 // digests
-	mu       sync.Mutex
 	spoil    func(w http.ResponseWriter, r *http.Request, next http.Handler)
 }
 
@@ -157,7 +156,6 @@ type network struct {
 	mu      sync.Mutex
 	masters map[string]*master
 	client  *http.Client
-	plain   bool
 }
 
 func newNetwork(t testing.TB) *network {

@@ -14,6 +14,7 @@ import (
 
 const (
 	tickTime     = 50 * time.Millisecond
+	refreshTime  = 500 * time.Millisecond
 	progressTime = 200 * time.Millisecond
 	stuckTime    = 30 * time.Second // without an object, after which a fetch gives up
 	easeTime     = 200 * time.Millisecond
@@ -37,6 +38,7 @@ type run struct {
 	objects  bool // missing objects are a result, not an error
 
 	sources []*source
+	byName  map[string]*source
 	queue   queue
 	here    []item                   // that are in the store and must be looked into
 	next    task                     // of them, for the next worker that is free
@@ -48,22 +50,23 @@ type run struct {
 	active  map[*request]struct{}
 	large   int64 // bytes of partial objects
 
-	done     Progress
-	told     time.Time
-	moved    time.Time // when something last came
-	came     int64     // bytes of requests that have ended
-	noticed  int64     // bytes, and of others, at moved
-	unsynced int64
-	syncing  bool
-	pressed  bool      // the disk is needed for something more urgent
-	eased    time.Time // when something was last asked for although it was
+	done      Progress
+	told      time.Time
+	refreshed time.Time // when the living masters were last looked up
+	moved     time.Time // when something last came
+	came      int64     // bytes of requests that have ended
+	noticed   int64     // bytes, and of others, at moved
+	unsynced  int64
+	syncing   bool
+	pressed   bool      // the disk is needed for something more urgent
+	eased     time.Time // when something was last asked for although it was
 }
 
 func (f *Fetcher) newRun(ctx context.Context, prefer string, progress func(Progress)) *run {
 	r := &run{
 		f: f, prefer: prefer, progress: progress,
 		work: make(chan task, slabsAhead), events: make(chan event),
-		known: make(map[tree.Digest]struct{}), blobs: make(map[tree.Digest]struct{}), active: make(map[*request]struct{}),
+		byName: make(map[string]*source), known: make(map[tree.Digest]struct{}), blobs: make(map[tree.Digest]struct{}), active: make(map[*request]struct{}),
 		moved: time.Now(),
 	}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
@@ -154,25 +157,26 @@ func (r *run) report() {
 
 // refresh learns which masters live.
 func (r *run) refresh() {
+	r.refreshed = time.Now()
 	for _, s := range r.sources {
 		s.alive = false
 	}
-next:
 	for _, name := range r.f.cfg.Masters() {
-		for _, s := range r.sources {
-			if s.name == name {
-				s.alive = true
-				continue next
-			}
+		s := r.byName[name]
+		if s == nil {
+			s = &source{name: name, number: len(r.sources), shunUntil: r.f.shunnedUntil(name)}
+			r.sources, r.byName[name] = append(r.sources, s), s
 		}
-		r.sources = append(r.sources, &source{name: name, number: len(r.sources), alive: true, shunUntil: r.f.shunnedUntil(name)})
+		s.alive = true
 	}
 }
 
 // tick is done now and then.
 func (r *run) tick() error {
-	r.refresh()
 	now := time.Now()
+	if now.Sub(r.refreshed) >= refreshTime {
+		r.refresh()
+	}
 	came := r.came
 	for req := range r.active {
 		came += req.bytes.Load()
