@@ -4,18 +4,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"slices"
 	"time"
 )
 
 // decide compares what is with what should be.
 func (s *state) decide(now instant) {
-	if s.dirty {
-		s.dirty = false
-		s.endTerms()
-		s.beginTerms()
-		s.noteVacancies(now)
+	if s.unsaid {
+		s.introduce()
 	}
+	s.judge(now)
 	s.askLease(now)
 	if s.read.ready(now) {
 		s.read.start(now)
@@ -47,10 +47,46 @@ func (s *state) holds(shard string) (epoch int64, ok bool) {
 	return seat.epoch, led && s.lease.id != 0 && seat.lease == s.lease.id
 }
 
-func (s *state) endTerms() {
-	for shard, epoch := range s.terms {
-		now, held := s.holds(shard)
-		heir, handed := s.resigned[shard]
+// judge brings what follows from the shards that something happened to up to date: terms, vacancies, keys that are owed.
+// With many shards and masters nearly every event is about another shard than the rest.
+func (s *state) judge(now instant) {
+	if s.every {
+		for _, of := range []map[string]int64{s.terms, s.released} {
+			s.touchAll(maps.Keys(of))
+		}
+		s.touchAll(maps.Keys(s.stands))
+		s.touchAll(maps.Keys(s.view.seats))
+		s.touchAll(maps.Keys(s.resigned))
+		s.touchAll(maps.Keys(s.vacant))
+		s.touchAll(maps.Keys(s.owed))
+		s.every, s.crowd = false, true
+	}
+	if len(s.touched) == 0 && !s.crowd {
+		return
+	}
+	for shard := range s.touched {
+		s.endTermOf(shard)
+		s.beginTermOf(shard)
+		s.noteVacancy(now, shard)
+		s.noteOwed(shard)
+	}
+	if s.crowd {
+		s.crowd, s.known = false, nil
+	}
+	clear(s.touched)
+	s.name()
+}
+
+func (s *state) touchAll(shards iter.Seq[string]) {
+	for shard := range shards {
+		s.touched[shard] = true
+	}
+}
+
+func (s *state) endTermOf(shard string) {
+	now, held := s.holds(shard)
+	heir, handed := s.resigned[shard]
+	if epoch, leads := s.terms[shard]; leads {
 		switch {
 		case !held || now != epoch:
 			s.endTerm(shard, ErrDeposed)
@@ -59,15 +95,11 @@ func (s *state) endTerms() {
 			s.endTerm(shard, ErrResigned)
 		}
 	}
-	for shard, epoch := range s.released {
-		if seat, led := s.view.seats[shard]; !led || seat.epoch != epoch {
-			delete(s.released, shard)
-		}
+	if seat, led := s.view.seats[shard]; !led || seat.epoch != s.released[shard] {
+		delete(s.released, shard)
 	}
-	for shard := range s.resigned {
-		if _, held := s.holds(shard); !held {
-			delete(s.resigned, shard)
-		}
+	if !held {
+		delete(s.resigned, shard)
 	}
 }
 
@@ -76,42 +108,43 @@ func (s *state) endTerm(shard string, cause error) {
 	s.do(doEnd{shard, cause})
 }
 
-func (s *state) beginTerms() {
-	if s.lease.deadline == 0 || !s.fresh || s.retired {
+func (s *state) beginTermOf(shard string) {
+	if s.lease.deadline == 0 || !s.fresh || !s.standsFor(shard) {
 		return
 	}
-	for shard := range s.stands {
-		epoch, held := s.holds(shard)
-		_, leads := s.terms[shard]
-		_, resigned := s.resigned[shard]
-		if !held || leads || resigned || s.released[shard] == epoch {
-			continue
-		}
-		s.terms[shard] = epoch
-		s.do(doBegin{shard, epoch})
+	epoch, held := s.holds(shard)
+	_, leads := s.terms[shard]
+	_, handed := s.resigned[shard]
+	if !held || leads || handed || s.released[shard] == epoch {
+		return
+	}
+	s.terms[shard] = epoch
+	s.do(doBegin{shard, epoch})
+}
+
+// noteVacancy keeps since when a shard that is stood for has had no leader.
+func (s *state) noteVacancy(now instant, shard string) {
+	_, led := s.view.seats[shard]
+	if led || !s.fresh || !s.standsFor(shard) {
+		delete(s.vacant, shard)
+	} else if _, known := s.vacant[shard]; !known {
+		s.vacant[shard] = now
 	}
 }
 
-// noteVacancies keeps, for each shard stood for, since when it has had no leader, and whom Assign names to lead it.
-func (s *state) noteVacancies(now instant) {
-	if !s.fresh {
-		clear(s.vacant)
-		return
+// noteOwed keeps which leader keys are ours and may have to be given up.
+func (s *state) noteOwed(shard string) {
+	epoch, held := s.holds(shard)
+	_, handed := s.resigned[shard]
+	if held && (s.terms[shard] != epoch || handed) {
+		s.owed[shard] = true
+	} else {
+		delete(s.owed, shard)
 	}
-	for shard := range s.vacant {
-		if _, led := s.view.seats[shard]; led || !s.standsFor(shard) {
-			delete(s.vacant, shard)
-		}
-	}
-	for shard := range s.stands {
-		if s.retired {
-			break
-		}
-		_, led := s.view.seats[shard]
-		if _, known := s.vacant[shard]; !led && !known {
-			s.vacant[shard] = now
-		}
-	}
+}
+
+// name asks Assign who is to lead what is vacant.
+func (s *state) name() {
 	s.named = nil
 	if len(s.vacant) == 0 || s.lease.deadline == 0 {
 		return
@@ -120,11 +153,7 @@ func (s *state) noteVacancies(now instant) {
 	for shard, seat := range s.view.seats {
 		leaders[shard] = seat.Master
 	}
-	vacant := make([]string, 0, len(s.vacant))
-	for shard := range s.vacant {
-		vacant = append(vacant, shard)
-	}
-	s.named = Assign(vacant, leaders, s.candidates())
+	s.named = Assign(slices.Collect(maps.Keys(s.vacant)), leaders, s.candidates())
 }
 
 func (s *state) standsFor(shard string) bool {
@@ -132,7 +161,7 @@ func (s *state) standsFor(shard string) bool {
 	return ok && !s.retired
 }
 
-// candidates is the living masters, this one as it is now rather than as etcd knows it. It is good until the next event.
+// candidates is the living masters, this one as it is now rather than as etcd knows it.
 func (s *state) candidates() []Candidate {
 	if s.known != nil {
 		return s.known
@@ -186,14 +215,12 @@ func (s *state) askWrite(now instant) {
 // its heir, so that all masters know whose turn it is when the key goes; the term goes on until that is written.
 func (s *state) addReleases(w *write) {
 	w.releases, w.marks = map[string]int64{}, map[string]mark{}
-	for shard, seat := range s.view.seats {
+	for shard := range s.owed {
 		if w.ops() >= mostKeys {
 			return
 		}
+		seat := s.view.seats[shard]
 		heir, handed := s.resigned[shard]
-		if epoch, held := s.holds(shard); !held || s.terms[shard] == epoch && !handed {
-			continue
-		}
 		_, again := s.released[shard]
 		key := s.view.leaderKey(shard)
 		switch {
@@ -270,6 +297,18 @@ func (s *state) valid() error {
 	}
 	if s.lease.deadline != 0 && s.lease.id == 0 {
 		return errors.New("a deadline without a lease")
+	}
+	for shard := range s.view.seats {
+		epoch, held := s.holds(shard)
+		if _, handed := s.resigned[shard]; held && (s.terms[shard] != epoch || handed) != s.owed[shard] {
+			return fmt.Errorf("%s: owed: %t", shard, s.owed[shard])
+		}
+	}
+	for shard := range s.stands {
+		_, led := s.view.seats[shard]
+		if _, vacant := s.vacant[shard]; vacant != (!led && s.fresh && s.standsFor(shard)) {
+			return fmt.Errorf("%s: vacant: %t", shard, vacant)
+		}
 	}
 	for shard := range maps.Keys(s.declined) {
 		if s.standsFor(shard) {

@@ -25,7 +25,10 @@ type state struct {
 	fresh    bool            // the view was read since the lease last lapsed
 	lapsed   instant         // when that was
 	settled  bool            // what an older process of this master left behind was looked for
-	dirty    bool            // something changed that named or terms depend on
+	touched  map[string]bool // shards that something happened to since judge
+	every    bool            // something happened that concerns all shards
+	crowd    bool            // candidates have changed
+	unsaid   bool            // our own candidate record is to be made anew
 	changed  bool            // something changed that users of Election see
 	stands   map[string]bool // shards stood for; true: preferred
 	declined map[string]bool // shards withdrawn from
@@ -33,6 +36,7 @@ type state struct {
 	terms    map[string]int64
 	released map[string]int64  // seats given up, by epoch, until their keys are seen to be gone
 	resigned map[string]string // shard → heir: leaderships to be handed over
+	owed     map[string]bool   // keys that are ours without a term, or are being handed over
 	vacant   map[string]instant
 	named    map[string]string // shard → master that Assign names
 	records  map[string][]byte // announced; nil: to be deleted
@@ -147,6 +151,7 @@ func newState(c Config) *state {
 	s := &state{
 		config: c, view: newView(c.Prefix), stands: map[string]bool{}, declined: map[string]bool{},
 		terms: map[string]int64{}, released: map[string]int64{}, resigned: map[string]string{}, vacant: map[string]instant{},
+		touched: map[string]bool{}, owed: map[string]bool{},
 		records: map[string][]byte{}, unsaved: map[string]bool{},
 	}
 	s.lease.ttl = c.TTL
@@ -193,12 +198,12 @@ func (s *state) take(now instant, e event) {
 	case standing:
 		s.stands[e.shard] = e.preferred
 		delete(s.declined, e.shard)
-		s.introduce()
+		s.touched[e.shard], s.unsaid = true, true
 	case withdrawal:
 		delete(s.stands, e.shard)
 		s.declined[e.shard] = true
 		s.giveUp(e.shard)
-		s.introduce()
+		s.touched[e.shard], s.unsaid = true, true
 	case retirement:
 		s.retired = e.on
 		if e.on {
@@ -206,10 +211,11 @@ func (s *state) take(now instant, e event) {
 				s.giveUp(shard)
 			}
 		}
-		s.introduce()
+		s.every, s.unsaid = true, true
 	case handOver:
 		if _, leads := s.terms[e.shard]; leads && e.to != s.config.Master && e.to != "" {
 			s.resigned[e.shard] = e.to
+			s.touched[e.shard] = true
 		}
 	case announced:
 		s.announce(e.key, e.value)
@@ -229,7 +235,6 @@ func (s *state) take(now instant, e event) {
 	case overslept:
 		s.lapse(now, ErrLeaseLost)
 	}
-	s.dirty, s.known = true, nil
 }
 
 // giveUp ends a term and lets its key go, even if the master stands again before that is decided on. One that is being
@@ -244,6 +249,7 @@ func (s *state) giveUp(shard string) {
 
 // introduce makes our own candidate record say what we stand for.
 func (s *state) introduce() {
+	s.unsaid, s.crowd = false, true
 	c := s.self()
 	s.announce(candidateKey(s.config.Prefix, c.Master), mustJSON(c))
 }
@@ -278,7 +284,7 @@ func (s *state) lapse(now instant, cause error) {
 	s.lease.deadline, s.fresh, s.lapsed = 0, false, now
 	clear(s.terms)
 	clear(s.resigned)
-	s.dirty, s.changed = true, true
+	s.every, s.changed = true, true
 	s.do(doLapse{cause})
 	s.readSoon(now)
 }
@@ -295,7 +301,7 @@ func (s *state) leased(now instant, e leaseReply) {
 	case errors.Is(e.err, errGone):
 		s.lapse(now, ErrLeaseLost)
 		s.do(doReport{"etcd has dropped the lease", nil})
-		l.id, l.due = 0, now
+		l.id, l.due, s.every = 0, now, true
 		return
 	case e.err != nil:
 		l.due = max(now, e.sent.add(s.pause()))
@@ -307,7 +313,7 @@ func (s *state) leased(now instant, e leaseReply) {
 		for key := range s.records {
 			s.unsaved[key] = true
 		}
-		s.savedAt, s.changed = 0, true
+		s.savedAt, s.changed, s.every = 0, true, true
 	}
 	l.ttl, l.confirmed = e.ttl, e.sent
 	l.due = e.sent.add(s.renewal())
@@ -317,7 +323,9 @@ func (s *state) leased(now instant, e leaseReply) {
 		return
 	}
 	s.do(doLive{deadline, l.deadline != 0})
-	s.changed = s.changed || l.deadline == 0
+	if l.deadline == 0 {
+		s.changed, s.every = true, true
+	}
 	l.deadline = deadline
 }
 
@@ -333,7 +341,9 @@ func (s *state) readDone(now instant, e readReply) {
 	}
 	changed := s.view.replace(e.snap, e.seen)
 	s.changed = s.changed || changed
-	s.fresh = s.fresh || e.sent >= s.lapsed
+	if fresh := e.sent >= s.lapsed; changed || fresh && !s.fresh {
+		s.fresh, s.every = s.fresh || fresh, true
+	}
 	if changed || !s.watch.on {
 		// Either the watch has not told us, and may have stopped doing so, or it will tell us again: both are cured by
 		// a new one.
@@ -379,7 +389,7 @@ func (s *state) observe(e watched) {
 		return
 	}
 	for _, change := range e.ch.kvs {
-		s.changed = s.view.apply(change) || s.changed
+		s.apply(change)
 	}
 	s.view.rev = max(s.view.rev, e.ch.rev)
 }
@@ -418,6 +428,19 @@ func (s *state) written(now instant, e writeReply) {
 		s.selfRev = e.result.rev
 	}
 	for _, seat := range e.result.seats {
-		s.changed = s.view.apply(seat) || s.changed
+		s.apply(seat)
+	}
+}
+
+// apply takes in one key.
+func (s *state) apply(e kv) {
+	if !s.view.apply(e) {
+		return
+	}
+	s.changed = true
+	if shard, ok := s.view.shardOf(e.key); ok {
+		s.touched[shard] = true
+	} else {
+		s.crowd = true
 	}
 }

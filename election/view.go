@@ -116,7 +116,9 @@ func (v *view) replace(s snapshot, seen int64) (changed bool) {
 	}
 	next := newView(v.prefix)
 	for _, e := range s.kvs {
-		next.apply(e)
+		if !next.keep(v, e) {
+			next.apply(e)
+		}
 	}
 	next.rev = s.rev
 	for shard, heir := range v.heirs {
@@ -131,6 +133,23 @@ func (v *view) replace(s snapshot, seen int64) (changed bool) {
 		!maps.EqualFunc(v.candidates, next.candidates, func(a, b member) bool { return a.mod == b.mod && a.lease == b.lease })
 	*v = next
 	return changed
+}
+
+// keep takes over from old what it knows of a key that has not changed since: most of them, each time.
+func (v *view) keep(old *view, e kv) bool {
+	if shard, ok := v.shardOf(e.key); ok {
+		s, had := old.seats[shard]
+		if had = had && s.mod == e.mod && s.epoch == e.create && s.lease == e.lease; had {
+			v.seats[shard] = s
+		}
+		return had
+	}
+	name, ok := strings.CutPrefix(e.key, candidateKey(v.prefix, ""))
+	m, had := old.candidates[name]
+	if had = had && ok && m.mod == e.mod && m.lease == e.lease; had {
+		v.candidates[name] = m
+	}
+	return had
 }
 
 // keepNewer carries over the leader keys that are known to be newer than the snapshot: a claim's answer may overtake a

@@ -22,14 +22,20 @@ type fake struct {
 	client   *clientv3.Client // its own way to etcd
 	election election.Election
 	registry *fleet.Registry
-	handOver func(spread.Move) // the way to a leader, which in the fleet is a request to a peer
+	world    *world
 	stop     context.CancelFunc
 	work     sync.WaitGroup
 
 	mu    sync.Mutex // guards the rest
-	view  fleet.View
 	stood map[string]bool
 	terms map[string]*election.Term // the latest of each shard
+}
+
+// world is what masters know of each other, apart from the election.
+type world struct {
+	// view is the fleet as etcd has it. It is followed once for all masters: in a fleet each has a machine to do so.
+	view     func() fleet.View
+	handOver func(spread.Move) // the way to a leader, which in a fleet is a request to a peer
 }
 
 // coordinateEvery is shorter than in the fleet: a test does not want to wait.
@@ -50,7 +56,6 @@ func (f *fake) start(name string, ttl time.Duration, c *clientv3.Client) error {
 	e.Stand(fleet.CoordinatorSubject, false)
 	f.work.Go(func() { _ = e.Run(ctx) }) // a master that crashes cannot give its lease back
 	f.work.Go(f.lead)
-	f.work.Go(func() { _ = f.registry.Follow(ctx, 10*time.Second, f.seen, func(error) {}) })
 	f.work.Go(func() { f.announce(ctx) })
 	f.work.Go(func() { f.coordinate(ctx) })
 	return nil
@@ -85,10 +90,10 @@ func (f *fake) term(shard string) *election.Term {
 	return nil
 }
 
-func (f *fake) seen(v fleet.View) {
+// stand stands for all shards there are.
+func (f *fake) stand(v fleet.View) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.view = v
 	if len(f.stood) == len(v.Shards) {
 		return
 	}
@@ -104,19 +109,21 @@ func (f *fake) seen(v fleet.View) {
 	}
 }
 
-// announce says what the master is and serves, as often as it changes; the election coalesces it.
+// announce stands for the shards, and says what the master is and serves.
 func (f *fake) announce(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	f.put(f.registry.Keys().Master(f.name), fleet.Master{Name: f.name, State: fleet.Serving, Sources: f.sources})
-	for {
-		serves := map[string]uint64{}
-		f.mu.Lock()
-		for shard, head := range f.view.Heads {
-			serves[shard] = head.Number
+	for seen := int64(-1); ; {
+		if v := f.world.view(); v.Revision != seen {
+			seen = v.Revision
+			f.stand(v)
+			serves := map[string]uint64{}
+			for shard, head := range v.Heads {
+				serves[shard] = head.Number
+			}
+			f.put(f.registry.Keys().Replica(f.name), fleet.Replica{Master: f.name, Serves: serves})
 		}
-		f.mu.Unlock()
-		f.put(f.registry.Keys().Replica(f.name), fleet.Replica{Master: f.name, Serves: serves})
 		select {
 		case <-ctx.Done():
 			return
@@ -147,15 +154,13 @@ func (f *fake) coordinate(ctx context.Context) {
 			continue
 		}
 		for _, move := range spread.Leaders(f.leaderships()) {
-			f.handOver(move)
+			f.world.handOver(move)
 		}
 	}
 }
 
 func (f *fake) leaderships() ([]spread.Shard, []spread.Master) {
-	f.mu.Lock()
-	v := f.view
-	f.mu.Unlock()
+	v := f.world.view()
 	var shards []spread.Shard
 	for name := range v.Shards {
 		leader, _ := f.election.Leader(name)

@@ -27,7 +27,7 @@ var (
 )
 
 // patience is far more than any step takes.
-const patience = 5 * time.Minute
+const patience = 3 * time.Minute
 
 // TestSimulation is a fleet of masters without data on a real etcd, with the real election and the real registry. A tenth
 // of the masters is there first and leads everything; the others join and get their share; then all stand still, publish,
@@ -41,6 +41,7 @@ func TestSimulation(t *testing.T) {
 	}
 	s.open()
 	s.make(masters, shards)
+	s.follow()
 	s.boot()
 	s.standStill()
 	s.publishing()
@@ -57,6 +58,31 @@ type simulation struct {
 	masters   []*fake // living
 	byName    map[string]*fake
 	shards    []string
+
+	mu   sync.Mutex // guards seen
+	seen fleet.View
+}
+
+func (s *simulation) view() fleet.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}
+
+// follow keeps the masters' view of the fleet.
+func (s *simulation) follow() {
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.registry.Follow(ctx, 10*time.Second, func(v fleet.View) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.seen = v
+		}, func(err error) { s.Log(err) })
+	}()
+	s.Cleanup(func() { stop(); <-done })
+	s.until("the shards are known", func() bool { return len(s.view().Shards) == len(s.shards) })
 }
 
 func (s *simulation) open() {
@@ -73,7 +99,7 @@ func (s *simulation) open() {
 // make makes the masters and the shards; the sources of two thirds of the shards are spread over the masters.
 func (s *simulation) make(masters, shards int) {
 	for i := range masters {
-		f := &fake{name: fmt.Sprintf("m%03d", i), handOver: s.handOver}
+		f := &fake{name: fmt.Sprintf("m%03d", i), world: &world{s.view, s.handOver}}
 		s.masters, s.byName[f.name] = append(s.masters, f), f
 	}
 	for i := range shards {
