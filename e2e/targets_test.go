@@ -92,15 +92,28 @@ func TestFirstPublishSpeed(t *testing.T) {
 		}
 		rsync += time.Since(began)
 	}
-	f := StartFleet(t, FleetConfig{Masters: 3, Etcd: EtcdModule})
-	f.createShard("www")
+	f := threeWithSource(t, "--source", "www="+source+",mode=manual")
+	f.WaitLeader("www")
 	began := time.Now()
-	g := f.publishAnywhere("www", source, "")
+	g := f.Masters[0].Publish("www")
 	_, last := f.waitFlips("www", g.Number)
-	target(t, fmt.Sprintf("publish of %d names, %d MB → served by three masters", g.Files, g.Bytes>>20), last.Sub(began), rsync)
+	target(t, fmt.Sprintf("publish of %d files, %d MB → served by three masters", g.Files, g.Bytes>>20), last.Sub(began), rsync)
 	for _, m := range f.Masters {
 		m.MustCLI("verify")
 	}
+}
+
+// threeWithSource starts a fleet of three whose first master alone has these flags.
+func threeWithSource(t *testing.T, flags ...string) *Fleet {
+	t.Helper()
+	f := StartFleet(t, FleetConfig{Masters: 1, Etcd: EtcdModule, Flags: flags})
+	f.Flags = nil
+	f.Add()
+	f.Add()
+	for _, m := range f.Masters {
+		m.WaitReady()
+	}
+	return f
 }
 
 // One changed file of 100,000, from a watched source: how long it takes from the end of the quiet period until every master
@@ -114,17 +127,7 @@ func TestSmallChangeSpeed(t *testing.T) {
 		writeFile(t, fmt.Sprintf("%s/d%03d/f%d", source, i%100, i), fmt.Sprint("content ", i))
 	}
 	const quiet = 500 * time.Millisecond
-	f := &Fleet{FleetConfig: FleetConfig{Masters: 3, Etcd: EtcdModule}, LAN: NewLAN(t), t: t}
-	f.Outside = f.LAN.Host(t, "outside")
-	f.Etcd = StartEtcd(t, f.LAN, f.FleetConfig.Etcd, 1)
-	f.Flags = []string{"--source", "www=" + source, "--scan-quiet", quiet.String()}
-	f.Add()
-	f.Flags = nil
-	f.Add()
-	f.Add()
-	for _, m := range f.Masters {
-		m.WaitReady()
-	}
+	f := threeWithSource(t, "--source", "www="+source, "--scan-quiet", quiet.String())
 	g := f.Masters[0].WaitGeneration("www", 1).Generation
 	f.waitFlips("www", g)
 	var worst, skew time.Duration
