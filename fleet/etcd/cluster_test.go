@@ -43,6 +43,7 @@ type testMaster struct {
 	tunnel           string
 	credentials      *trust.Credentials
 	drained, removed bool
+	failed           func(error) // Config.Failed
 
 	member *Member // nil while it does not run
 	routes *Routes
@@ -121,7 +122,7 @@ func (m *testMaster) config() Config {
 	}
 	return Config{
 		Name: m.name, Dir: filepath.Join(m.dir, "etcd"), ClientListen: m.client, PeerListen: m.raft, PeerURL: "https://" + m.raft,
-		TLS: func() (cert, key, ca string) { return files.Cert, files.Key, files.CA }, Logger: testLog(m.f.t).With().Str("master", m.name).Logger(),
+		TLS: func() (cert, key, ca string) { return files.Cert, files.Key, files.CA }, Failed: m.failed, Logger: testLog(m.f.t).With().Str("master", m.name).Logger(),
 	}
 }
 
@@ -141,10 +142,14 @@ func (m *testMaster) start(birth bool) {
 }
 
 func (m *testMaster) tryStart(birth bool) error {
+	return m.startBy(func(ctx context.Context, member *Member) error { return member.Open(ctx, birth) })
+}
+
+func (m *testMaster) startBy(open func(context.Context, *Member) error) error {
 	member := New(m.config())
 	member.noFsync = true
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := member.Open(ctx, birth); err != nil {
+	if err := open(ctx, member); err != nil {
 		cancel()
 		member.Close()
 		return err

@@ -15,6 +15,7 @@ import (
 const (
 	followEvery  = time.Second
 	followLimit  = time.Second // for one member's answer
+	askAtOnce    = 8           // members, while it is not known who serves
 	reclaimEvery = time.Minute
 	firstPause   = 2 * time.Second // before the member is started again after a failure; doubled each time
 	longestPause = time.Minute
@@ -52,6 +53,7 @@ type follower struct {
 	asker  *asker
 
 	via   string        // the endpoint that gave the last list
+	from  int           // where in the order of the others the next questions begin
 	next  time.Time     // when the member may be started again
 	pause time.Duration // after the next failure
 }
@@ -91,27 +93,55 @@ func (f *follower) bury() {
 	f.wait()
 }
 
-// list asks for the member list: the own member first, then whoever gave it last, then everyone that there is a way to.
+// list asks for the member list: the own member first, then whoever gave it last, and then, some at a time, everyone that
+// there is a way to.
 func (f *follower) list(ctx context.Context, own *running) (list []*pb.Member, via string) {
-	var order []string
 	self := f.routes.Endpoint(f.m.cfg.Name)
+	groups := [][]string{nil, nil, nil}
 	if own != nil && own.isReady() {
-		order = append(order, self)
+		groups[0] = []string{self}
 	}
-	order = append(order, f.via)
-	order = append(order, f.routes.fallback()...)
-	asked := map[string]bool{"": true}
-	for _, endpoint := range order {
-		if asked[endpoint] || endpoint == self && len(asked) > 1 || ctx.Err() != nil {
-			continue
+	if f.via != "" && f.via != self {
+		groups[1] = []string{f.via}
+	}
+	others := slices.DeleteFunc(f.routes.fallback(), func(e string) bool { return e == self || e == f.via })
+	if n := len(others); n > 0 {
+		for i := range min(n, askAtOnce) {
+			groups[2] = append(groups[2], others[(f.from+i)%n])
 		}
-		asked[endpoint] = true
-		list, err := f.asker.members(ctx, endpoint, followLimit)
-		if err == nil && len(list) > 0 {
-			f.via = endpoint
-			return list, endpoint
+	}
+	for _, g := range groups {
+		if list, via := f.firstList(ctx, g); list != nil {
+			f.via, f.from = via, 0
+			return list, via
 		}
-		f.m.cfg.Logger.Trace().Err(err).Msg("etcd members: no answer")
+	}
+	f.from += askAtOnce
+	return nil, ""
+}
+
+// firstList asks several members at once and takes the first answer.
+func (f *follower) firstList(ctx context.Context, endpoints []string) (list []*pb.Member, via string) {
+	type answer struct {
+		list []*pb.Member
+		via  string
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answers := make(chan answer, len(endpoints))
+	for _, e := range endpoints {
+		go func() { // ends with ctx
+			list, err := f.asker.members(ctx, e, followLimit)
+			if err != nil {
+				f.m.cfg.Logger.Trace().Err(err).Msg("etcd members: no answer")
+			}
+			answers <- answer{list, e}
+		}()
+	}
+	for range endpoints {
+		if a := <-answers; len(a.list) > 0 {
+			return a.list, a.via
+		}
 	}
 	return nil, ""
 }

@@ -3,6 +3,7 @@ package etcd
 import "testing"
 
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	f := newTestFleet(t)
 	m1 := f.master("m1")
 	m1.start(true)
@@ -24,4 +25,25 @@ func TestGrow(t *testing.T) {
 	m6.start(false)
 	m1.shape("m1 m2 m3 m4 m5", "")
 	m6.works()
+	if status := m6.member.Status(); status.Running || status.MemberID != 0 || status.Err != nil {
+		t.Errorf("the sixth is %+v", status)
+	}
+	seats, err := Members(t.Context(), m6.etcd, m6.routes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roles := map[string]int{}
+	for _, name := range []string{"m1", "m2", "m3", "m4", "m5", "m6"} {
+		roles[Role(seats, name)]++
+	}
+	if roles["leader"] != 1 || roles["voter"] != 4 || roles["client"] != 1 {
+		t.Errorf("roles: %v", roles)
+	}
+	// Voters end one way and the other: the rest goes on, and so do the clients of those that ended.
+	m1.stop()
+	m6.works()
+	m2.works()
+	m3.crash()
+	m6.works()
+	m2.works()
 }

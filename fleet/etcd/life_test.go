@@ -29,6 +29,7 @@ func three(t *testing.T) (f *testFleet, m1, m2, m3 *testMaster, stop func()) {
 
 // A voter that starts alone starts at once, without the others; with the quorum back, all goes on.
 func TestQuorumLostAndBack(t *testing.T) {
+	t.Parallel()
 	_, m1, m2, m3, stop := three(t)
 	stop()
 	m2.crash()
@@ -71,8 +72,38 @@ func TestQuorumLostAndBack(t *testing.T) {
 	m3.shape("m1 m2 m3", "")
 }
 
+// Two of three are gone for good: what the third has goes on as a cluster of one, and grows again.
+func TestRescue(t *testing.T) {
+	t.Parallel()
+	f, m1, m2, m3, stop := three(t)
+	stop()
+	if err := m1.put("/kept", patience); err != nil {
+		t.Fatal(err)
+	}
+	m1.stop()
+	m3.stop()
+	m2.stop()
+	if err := m2.startBy(func(ctx context.Context, m *Member) error { return m.Rescue(ctx) }); err != nil {
+		t.Fatal(err)
+	}
+	m2.works()
+	resp, err := m2.etcd.Get(t.Context(), "/kept")
+	if err != nil || len(resp.Kvs) != 1 {
+		t.Fatalf("what was written before: %v, %v", resp, err)
+	}
+	m2.shape("m2", "")
+	m2.steer()
+	m1.start(false) // with the data of the cluster that was
+	m2.shape("m2", "m1")
+	m1.works()
+	if err := New(f.master("m4").config()).Rescue(t.Context()); err == nil || !strings.Contains(err.Error(), "no member") {
+		t.Errorf("nothing to rescue: %v", err)
+	}
+}
+
 // A master whose member was taken out while it did not run does not come back with its old data.
 func TestRemovedAndBackWithOldData(t *testing.T) {
+	t.Parallel()
 	f, m1, _, m3, _ := three(t)
 	old := m3.member.Status().MemberID
 	m3.stop()
@@ -96,6 +127,7 @@ func TestRemovedAndBackWithOldData(t *testing.T) {
 
 // A member that is taken out while it runs ends, and its master goes on as a client.
 func TestRemovedWhileItRuns(t *testing.T) {
+	t.Parallel()
 	_, m1, _, m3, stop := three(t)
 	stop()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -118,6 +150,7 @@ func TestRemovedWhileItRuns(t *testing.T) {
 
 // A master that has lost its disk gets a new member in the place of the old one, by itself.
 func TestReplacedAfterADiskIsLost(t *testing.T) {
+	t.Parallel()
 	_, m1, _, m3, _ := three(t)
 	old := m3.member.Status().MemberID
 	m3.stop()
@@ -135,6 +168,7 @@ func TestReplacedAfterADiskIsLost(t *testing.T) {
 }
 
 func TestAnotherAddress(t *testing.T) {
+	t.Parallel()
 	_, m1, m2, _, _ := three(t)
 	m2.stop()
 	m2.raft = etcdtest.FreeAddress()
@@ -154,6 +188,7 @@ func TestAnotherAddress(t *testing.T) {
 }
 
 func TestMoveLeader(t *testing.T) {
+	t.Parallel()
 	_, m1, m2, m3, stop := three(t)
 	stop()
 	leader := func() *testMaster {
@@ -180,22 +215,35 @@ func TestMoveLeader(t *testing.T) {
 	if err := before.member.MoveLeader(t.Context()); err != nil {
 		t.Errorf("nothing to hand over: %v", err)
 	}
-	// A leader that is stopped hands over too, so that no write waits for an election.
+	// Others can ask for it as well, as Steer does before it takes a leader out.
+	asker := newAsker(m1.routes)
+	defer asker.close()
 	l := leader()
-	l.stop()
-	if err := before.put("/after", 3*time.Second); err != nil {
+	if err := asker.moveLeader(t.Context(), m1.routes.Endpoint(l.name), before.member.Status().MemberID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first leader again", func() error {
+		if leader() != before {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	// A leader that is stopped hands over too, so that no write waits for an election.
+	before.stop()
+	if err := l.put("/after", 3*time.Second); err != nil {
 		t.Errorf("after the leader has ended in good order: %v", err)
 	}
 }
 
 // What etcd takes for the end of its process ends it alone; it is started again, with everything it had.
 func TestFailureIsOutlived(t *testing.T) {
+	t.Parallel()
 	f := newTestFleet(t)
 	m := f.master("m1")
+	failures := make(chan error, 10)
+	m.failed = func(err error) { failures <- err }
 	m.start(true)
 	m.works()
-	failures := make(chan error, 10)
-	m.member.cfg.Failed = func(err error) { failures <- err }
 	r := m.member.present()
 	go r.server.GetLogger().Fatal("failed to save Raft hard state and entries")
 	select {

@@ -86,6 +86,24 @@ func (m *Member) Open(ctx context.Context, birth bool) error {
 	return nil
 }
 
+// Rescue is Open for a member whose cluster has lost its quorum for good: it makes a cluster of one of it, with all the
+// data that it has. The other members must not run any more, or there are two clusters; those that come back later are
+// strangers to it, and join anew.
+func (m *Member) Rescue(ctx context.Context) error {
+	if err := m.lockDir(); err != nil {
+		return err
+	}
+	if !m.Holds() {
+		m.unlock()
+		return fmt.Errorf("embedded etcd: %s holds no member to rescue", m.cfg.Dir)
+	}
+	if err := m.launch(ctx, func(c *embed.Config) { c.ForceNewCluster = true }); err != nil {
+		m.unlock()
+		return err
+	}
+	return nil
+}
+
 // lockDir keeps other masters off the directory: etcd itself would wait for it, saying nothing.
 func (m *Member) lockDir() error {
 	if err := os.MkdirAll(filepath.Dir(m.cfg.Dir), 0o700); err != nil {
@@ -122,20 +140,28 @@ func (m *Member) Holds() bool { return wal.Exist(filepath.Join(m.cfg.Dir, "membe
 
 // start starts the member that Dir holds (held), the one that the list has room for (list), or a new cluster.
 func (m *Member) start(ctx context.Context, held bool, list []*pb.Member) error {
+	return m.launch(ctx, func(c *embed.Config) {
+		switch {
+		case held:
+		case list != nil:
+			c.ClusterState = embed.ClusterStateFlagExisting
+			c.InitialCluster = initialCluster(m.cfg.Name, m.cfg.PeerURL, list)
+		default:
+			// Clusters that are born at the same address must not take each other for themselves.
+			c.InitialClusterToken = uuid.NewString()
+		}
+	})
+}
+
+// launch starts the member with settings that differ from the usual ones by what change does.
+func (m *Member) launch(ctx context.Context, change func(*embed.Config)) error {
 	c, err := m.settings()
 	if err != nil {
 		return m.failed(err)
 	}
+	held := m.Holds()
 	c.InitialCluster = m.cfg.Name + "=" + m.cfg.PeerURL
-	switch {
-	case held:
-	case list != nil:
-		c.ClusterState = embed.ClusterStateFlagExisting
-		c.InitialCluster = initialCluster(m.cfg.Name, m.cfg.PeerURL, list)
-	default:
-		// Clusters that are born at the same address must not take each other for themselves.
-		c.InitialClusterToken = uuid.NewString()
-	}
+	change(c)
 	r, err := launch(ctx, c, m.cfg.Logger)
 	if err != nil {
 		m.mu.Lock()

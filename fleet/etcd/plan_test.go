@@ -407,7 +407,7 @@ func TestPlanProperties(t *testing.T) {
 		}
 		return !t.Failed()
 	}
-	if err := quick.Check(property, &quick.Config{MaxCount: 3000}); err != nil {
+	if err := quick.Check(property, &quick.Config{MaxCount: 1000}); err != nil {
 		t.Error(err)
 	}
 }

@@ -134,16 +134,20 @@ func (r *Routes) Endpoints() []string {
 // slotName is no name that a master can have.
 func slotName(i int) string { return "ETCD-" + strconv.Itoa(i+1) }
 
-// fallback returns the endpoints to try while it is not known which member serves. It is never empty.
+// fallback returns the endpoints to try while it is not known which member serves: those that voted when there was a
+// last word of it, and then all others. It is never empty.
 func (r *Routes) fallback() []string {
 	k := r.known()
-	if list := r.endpoints(k.Voters); len(list) > 0 {
-		return list
+	list := r.endpoints(k.Voters)
+	for _, e := range r.endpoints(slices.Collect(maps.Keys(k.Peers))) {
+		if !slices.Contains(list, e) {
+			list = append(list, e)
+		}
 	}
-	if list := r.endpoints(slices.Collect(maps.Keys(k.Peers))); len(list) > 0 {
-		return list
+	if len(list) == 0 {
+		list = []string{r.Endpoint(r.cfg.Self)}
 	}
-	return []string{r.Endpoint(r.cfg.Self)}
+	return list
 }
 
 // point lets Endpoints stand for other members, given by their endpoints, the best one first. Connections to what they
