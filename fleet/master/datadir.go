@@ -21,6 +21,7 @@ import (
 //	ledger      what the master has seen of each shard (replicator.Ledger)
 //	store/      the content (replicator/store)
 //	scan/       one file a source: fingerprints, a cache that may be deleted
+//	joining     the instance of a join that has not come to its end
 //	pki/        the fleet's CA, and this master's certificate for etcd's peers
 //	routes      where the other masters are reached
 //	etcd/       the embedded etcd, unless it has a directory of its own
@@ -103,12 +104,15 @@ func (d *dataDir) setIdentity(id localIdentity) error {
 	return nil
 }
 
-// check refuses a directory that belongs to another fleet or another master.
+// defaultFleet is the name of a fleet that was given none. A directory that belongs to a fleet knows the name better.
+const defaultFleet = "default"
+
+// check refuses a directory that belongs to another fleet than the one that the operator named, or to another master.
 func (id localIdentity) check(fleetName, master, path string) error {
 	switch {
 	case id.ID == "":
 		return nil
-	case id.Fleet != fleetName:
+	case id.Fleet != fleetName && fleetName != defaultFleet:
 		return fmt.Errorf("data directory %s belongs to fleet %q, not %q: choose another with --data-dir, or the right fleet with --fleet", path, id.Fleet, fleetName)
 	case id.Master != master:
 		return fmt.Errorf("data directory %s belongs to master %q, not %q: choose another with --data-dir, or the right name with --name", path, id.Master, master)
