@@ -172,12 +172,13 @@ func TestAThousandShardsAreHandedOver(t *testing.T) {
 			start := time.Now()
 			leave(f.nodes["m0"])
 			f.terms(len(f.shards))
-			within(t, "without a leader", time.Since(start), time.Second)
+			took := time.Since(start)
+			within(t, "without a leader", took, time.Second)
 			if n := revision(t, s) - before; n > 40 {
 				t.Errorf("%d writes for a thousand shards", n)
 			}
 			for m, n := range f.counts("m1", "m2") {
-				if n < 499 || n > 501 {
+				if took < turn && (n < 499 || n > 501) { // after its turn the next in order takes what a slow one has not come to
 					t.Errorf("%s leads %d", m, n)
 				}
 			}
