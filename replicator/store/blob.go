@@ -88,9 +88,15 @@ func (b Blob) span(off, length int64) span {
 	if b.e.pack == 0 {
 		return b.file.blocks.span(off/blockSize, (off+length-1)/blockSize)
 	}
-	first, last := b.start(), b.start()+max(b.Size(), 1)-1
-	sp := b.s.page(b.e.pack, first)
-	if more := last>>b.s.pageShift - first>>b.s.pageShift; more > 0 {
+	return b.s.ends(b.e.place)
+}
+
+// ends returns the words for the first and the last page of an object in a pack.
+func (s *Store) ends(at place) span {
+	first := int64(at.off) + recordHeader
+	last := first + max(int64(at.size), 1) - 1
+	sp := s.page(at.pack, first)
+	if more := last>>s.pageShift - first>>s.pageShift; more > 0 {
 		sp.stride, sp.n = uint64(more), 2
 	}
 	return sp

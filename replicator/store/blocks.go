@@ -34,20 +34,37 @@ type blockSum struct {
 // sumSeed makes the sums of this process unlike those of any other: nobody can prepare bytes for them.
 var sumSeed = maphash.MakeSeed()
 
+func newBlocks(d tree.Digest) *blocks { return &blocks{id: binary.LittleEndian.Uint64(d[16:])} }
+
 // blocksOf returns what is known of the file of d that is in its place now. l.mu is held.
 func (l *large) blocksOf(d tree.Digest) *blocks {
 	b := l.checked[d]
 	if b == nil {
-		for other := range l.checked {
-			if len(l.checked) < maxChecked {
-				break
-			}
-			delete(l.checked, other)
-		}
-		b = &blocks{id: binary.LittleEndian.Uint64(d[16:])}
-		l.checked[d] = b
+		b = newBlocks(d)
+		l.keepBlocks(d, b)
 	}
 	return b
+}
+
+// keepBlocks keeps what is known of the file of d, at the cost of any other. l.mu is held.
+func (l *large) keepBlocks(d tree.Digest, b *blocks) {
+	for other := range l.checked {
+		if len(l.checked) < maxChecked {
+			break
+		}
+		delete(l.checked, other)
+	}
+	l.checked[d] = b
+}
+
+// sum returns the sums of an object that is in memory, sealed for the pages that it is about to be written to.
+func (b *blocks) sum(x *seals, object []byte) []blockSum {
+	sums := make([]blockSum, (len(object)+blockSize-1)/blockSize)
+	for i := range sums {
+		block := object[i*blockSize : min(len(object), (i+1)*blockSize)]
+		sums[i] = blockSum{maphash.Bytes(sumSeed, block), x.now(b.span(int64(i), int64(i)))}
+	}
+	return sums
 }
 
 // span returns the words of blocks first to last.

@@ -126,8 +126,8 @@ func (x *index) touch(d *tree.Digest) bool {
 	return known
 }
 
-// insert adds d unless it is there, and reports whether it added it.
-func (x *index) insert(d *tree.Digest, p place) bool {
+// insert adds d unless it is there, and reports whether it added it. seal is 0 when nobody has hashed it.
+func (x *index) insert(d *tree.Digest, p place, seal uint32) bool {
 	sh := x.shard(d)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -137,7 +137,7 @@ func (x *index) insert(d *tree.Digest, p place) bool {
 			return false
 		}
 	}
-	n := sh.add(d, p)
+	n := sh.add(entry{*d, p, seal})
 	sh.table.Load().put(d, n)
 	sh.live++
 	sh.setMark(n)
@@ -154,7 +154,7 @@ func (x *index) move(d *tree.Digest, from, to place) bool {
 	if _, ok := sh.at(d, from); !ok {
 		return false
 	}
-	number := sh.add(d, to) // may rebuild, so the slot and the mark are looked up after it
+	number := sh.add(entry{digest: *d, place: to}) // may rebuild, so the slot and the mark are looked up after it
 	t := sh.table.Load()
 	slot, old, _ := t.find(d)
 	if sh.marks != nil && sh.marks[old/64]&(1<<(old%64)) != 0 {
@@ -194,7 +194,7 @@ func (sh *shard) at(d *tree.Digest, p place) (slot int, ok bool) {
 }
 
 // add writes a new entry into the arena and returns its number; no slot names it yet. sh.mu is held.
-func (sh *shard) add(d *tree.Digest, p place) int {
+func (sh *shard) add(e entry) int {
 	if t := sh.table.Load(); t == nil || sh.used == t.capacity() {
 		sh.rebuild(sh.live + sh.live/4 + 1)
 	}
@@ -203,7 +203,7 @@ func (sh *shard) add(d *tree.Digest, p place) int {
 	if t.arena[n/chunkEntries] == nil {
 		t.arena[n/chunkEntries] = new([chunkEntries]entry)
 	}
-	*t.entry(n) = entry{digest: *d, place: p}
+	*t.entry(n) = e
 	return n
 }
 

@@ -57,7 +57,7 @@ func TestIndexAgainstMap(t *testing.T) {
 		p := place{uint32(r.IntN(9)), uint32(step), uint32(r.IntN(1000))}
 		switch r.IntN(6) {
 		case 0, 1:
-			if x.insert(&d, p) == known {
+			if x.insert(&d, p, 0) == known {
 				t.Fatalf("step %d: insert", step)
 			}
 			if !known {
@@ -119,7 +119,7 @@ func TestIndexReadersSeeWhatIsThere(t *testing.T) {
 	var x index
 	for i := range 1000 {
 		d := digestOf(i)
-		x.insert(&d, place{1, uint32(i), 5})
+		x.insert(&d, place{1, uint32(i), 5}, 0)
 	}
 	stop := make(chan struct{})
 	var readers sync.WaitGroup
@@ -141,7 +141,7 @@ func TestIndexReadersSeeWhatIsThere(t *testing.T) {
 	}
 	for i := 1000; i < 30_000; i++ {
 		d, other, still := digestOf(i), digestOf(i-500), digestOf(i%1000)
-		x.insert(&d, place{1, uint32(i), 5})
+		x.insert(&d, place{1, uint32(i), 5}, 0)
 		if i > 1500 {
 			x.remove(&other, place{1, uint32(i - 500), 5})
 		}
@@ -170,7 +170,7 @@ func TestIndexIsCompact(t *testing.T) {
 			x.reserve(reserve)
 		}
 		for i := range digests {
-			x.insert(&digests[i], place{1, uint32(i), 1})
+			x.insert(&digests[i], place{1, uint32(i), 1}, 0)
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)

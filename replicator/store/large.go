@@ -189,18 +189,21 @@ func (s *Store) putLarge(d tree.Digest, b []byte) error {
 		return err
 	}
 	f := newCounted(o, s.disk)
+	f.blocks = newBlocks(d)
+	sums := f.blocks.sum(&s.seals, b)
 	if err := s.disk.writeAt(o, b, 0); err != nil {
 		return errors.Join(err, f.release(), s.disk.remove(tmp))
 	}
+	f.blocks.sums.Store(&sums)
 	// Only a hint, for the fsync to find less to do.
 	_ = unix.SyncFileRange(f.fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 
 	l := &s.large
 	l.mu.Lock()
-	added := !s.closed.Load() && s.index.insert(&d, place{size: uint32(len(b))})
+	added := !s.closed.Load() && s.index.insert(&d, place{size: uint32(len(b))}, 0)
 	kept := added && l.pending[d] == nil // else the file of an object just collected, which is as good
 	if kept {
-		delete(l.checked, d) // what was known is of another file
+		l.keepBlocks(d, f.blocks) // what was known is of another file
 		l.pending[d] = &pendingFile{f, tmp, uint32(len(b))}
 		l.waiting += int64(len(b))
 	}

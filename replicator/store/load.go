@@ -50,7 +50,7 @@ func (s *Store) load() error {
 	}
 	s.index.reserve(objects + len(larges))
 	for _, l := range larges {
-		if s.index.insert(&l.digest, place{size: l.size}) {
+		if s.index.insert(&l.digest, place{size: l.size}, 0) {
 			s.large.count.Add(1)
 			s.large.bytes.Add(int64(l.size))
 		}
@@ -58,7 +58,7 @@ func (s *Store) load() error {
 	for i, p := range packs {
 		s.setPack(p.id, p.pack)
 		for _, r := range p.records {
-			s.enter(p.pack, r)
+			s.enter(p.pack, r, 0)
 		}
 		switch {
 		case p.sealed && p.covered <= p.synced:

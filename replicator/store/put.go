@@ -37,8 +37,8 @@ type Hashed struct {
 	Bytes  []byte
 }
 
-// PutHashed is Put of several objects at once. That the digests are those of the bytes is believed: who reads an object
-// that is not gets an error. After an error some of them are stored.
+// PutHashed is Put of several objects at once. The caller has hashed them: that the digests are those of the bytes is
+// believed, until they next come from the disk. After an error some of them are stored.
 func (s *Store) PutHashed(ctx context.Context, objects []Hashed) error {
 	if err := s.usable(ctx); err != nil {
 		return fmt.Errorf("put: %w", err)
@@ -114,13 +114,16 @@ func (s *Store) appendSome(objects []Hashed) (n int, err error) {
 		}
 		r := record{digest: o.Digest, off: uint32(off + int64(len(s.scratch))), size: uint32(len(o.Bytes))}
 		s.scratch = append(appendRecordHeader(s.scratch, a.id, r), o.Bytes...)
-		s.appended = append(s.appended, r)
+		s.appended = append(s.appended, sealedRecord{r, 0})
 	}
 	if len(s.appended) == 0 {
 		return n, nil
 	}
-	// The page that it begins in may have to come from the disk for that, with the end of the object before.
-	s.seals.load(s.page(a.id, off))
+	s.breakTail(a, off)
+	for i := range s.appended {
+		r := &s.appended[i]
+		r.seal = s.seals.now(s.ends(r.in(a)))
+	}
 	if err := s.disk.writeAt(a.file.f, s.scratch, off); err != nil {
 		// The next record takes the same place. Cutting off what was written is for the disk's sake only.
 		_ = s.disk.truncate(a.file.f, off)
@@ -128,9 +131,30 @@ func (s *Store) appendSome(objects []Hashed) (n int, err error) {
 	}
 	a.size.Store(off + int64(len(s.scratch)))
 	for _, r := range s.appended {
-		s.enter(a, r) // twice in a batch: the second is dead
+		s.enter(a, r.record, r.seal) // twice in a batch: the second is dead
 	}
 	return n, nil
+}
+
+// sealedRecord is a record with the seal for the bytes that are being written.
+type sealedRecord struct {
+	record
+	seal uint32
+}
+
+// breakTail breaks the seals of the page before off, unless the page cache has it: to append to it, the kernel must get it
+// from the disk, with the end of the object before. writeMu is held.
+func (s *Store) breakTail(a *pack, off int64) {
+	if off&(1<<s.pageShift-1) == 0 {
+		return
+	}
+	sp := s.page(a.id, off)
+	joined := s.seals.enter(sp)
+	if a.file.preadCached(s.tail[:], off-1) == 1 {
+		s.seals.leave(sp, joined)
+	} else {
+		s.seals.missed(sp, joined)
+	}
 }
 
 // appendable returns the active pack, a new one if there is none or it has its size. writeMu is held.

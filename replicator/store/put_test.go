@@ -57,14 +57,20 @@ func TestPutHashed(t *testing.T) {
 	}
 }
 
-// A wrong digest is believed, and harms nobody who reads.
+// A wrong digest is believed for no longer than the bytes stay in memory.
 func TestPutHashedWrong(t *testing.T) {
-	s := openStore(t, t.TempDir(), small)
+	dir := t.TempDir()
+	s := openStore(t, dir, small)
+	var wrong []tree.Digest
 	for i, b := range [][]byte{object(1, 200), object(2, 5000)} {
-		d := tree.Sum(object(9+i, 10))
-		if err := s.PutHashed(t.Context(), []Hashed{{d, b}}); err != nil {
+		wrong = append(wrong, tree.Sum(object(9+i, 10)))
+		if err := s.PutHashed(t.Context(), []Hashed{{wrong[i], b}}); err != nil {
 			t.Fatal(err)
 		}
+	}
+	s.Close()
+	s = openStore(t, dir, small)
+	for _, d := range wrong {
 		blob, err := s.OpenBlob(d)
 		if err != nil {
 			t.Fatal(err)
@@ -130,5 +136,68 @@ func TestPutHashedSideBySide(t *testing.T) {
 	all.Wait()
 	if n := s.Stats().Objects; n != 51 {
 		t.Errorf("%d objects", n)
+	}
+}
+
+// What was just put is read from the page cache without being hashed once more; what was reopened is not.
+func TestPutSeals(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, Options{})
+	var objects [][]byte
+	for i := range 50 {
+		objects = append(objects, object(i, []int{100, 3000, 400_000, 0, 70_000}[i%5]+i))
+	}
+	for _, o := range objects[:25] {
+		mustPut(t, s, o)
+	}
+	if err := s.PutHashed(t.Context(), hashed(objects[25:]...)); err != nil {
+		t.Fatal(err)
+	}
+	count := func(s *Store) (n int) {
+		for _, o := range objects {
+			b, err := s.OpenBlob(tree.Sum(o))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := make([]byte, len(o))
+			if _, ok := b.ReadCached(p, 0); ok && bytes.Equal(p, o) {
+				n++
+			}
+			b.Close()
+		}
+		return n
+	}
+	sealed(t, s, objects[0])
+	if n := count(s); n != len(objects) {
+		t.Errorf("%d of %d objects can be read at once", n, len(objects))
+	}
+	mustSync(t, s)
+	if n := count(s); n != len(objects) {
+		t.Errorf("after Sync %d of %d objects", n, len(objects))
+	}
+	s.Close()
+	if n := count(openStore(t, dir, Options{})); n != 0 {
+		t.Errorf("after a restart %d objects are believed", n)
+	}
+}
+
+// To append behind an object whose last page has left the page cache, the kernel brings that page back.
+func TestAppendBreaksTheSealBefore(t *testing.T) {
+	s := openStore(t, t.TempDir(), Options{})
+	good := object(1, 6000)
+	mustPut(t, s, good)
+	mustSync(t, s)
+	b := sealed(t, s, good)
+	rotOnDisk(t, s, tree.Sum(good), 5900)
+	mustPut(t, s, object(2, 100))
+	p := make([]byte, 100)
+	if n := b.file.preadCached(p, b.start()+5900); n != 100 || bytes.Equal(p, good[5900:]) {
+		t.Fatalf("the damage is not in the page cache: %d bytes", n) // else this test shows nothing
+	}
+	if n, ok := b.ReadCached(p, 5900); ok {
+		t.Errorf("%d damaged bytes", n)
+	}
+	if _, err := b.ReadAt(p, 0); !errors.Is(err, tree.ErrCorrupt) {
+		t.Errorf("ReadAt: %v", err)
 	}
 }

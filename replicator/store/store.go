@@ -74,10 +74,11 @@ type Store struct {
 	packsMu sync.Mutex // guards the replacing of packs and nextID; a leaf
 	nextID  uint32
 
-	writeMu  sync.Mutex // guards active, its fields, and what follows; held during an fsync of the active pack
-	active   *pack      // records are appended here; nil until the next Put needs one
-	scratch  []byte     // what is being written, and
-	appended []record   // its records
+	writeMu  sync.Mutex     // guards active, its fields, and what follows; held during an fsync of the active pack
+	active   *pack          // records are appended here; nil until the next Put needs one
+	scratch  []byte         // what is being written, and
+	appended []sealedRecord // its records
+	tail     [1]byte
 
 	reindexing sync.Mutex // held to write the index files of packs that objects have left
 	indexFiles sync.Mutex // guards the index files of packs, and a pack's leaving of the directory
@@ -205,9 +206,9 @@ func (s *Store) setPack(id uint32, p *pack) {
 	s.packs.Store(&packs)
 }
 
-// enter makes the record r of p known, unless its object is already.
-func (s *Store) enter(p *pack, r record) bool {
-	if !s.index.insert(&r.digest, r.in(p)) {
+// enter makes the record r of p known, unless its object is already. seal is 0 when nobody has hashed it.
+func (s *Store) enter(p *pack, r record, seal uint32) bool {
+	if !s.index.insert(&r.digest, r.in(p), seal) {
 		return false
 	}
 	p.live.Add(recordHeader + int64(r.size))
