@@ -52,9 +52,9 @@ func (r *run) hopeless(g *group) error {
 	items := slices.Concat(g.meta, g.blobs, g.large)
 	var err error
 	if lost != nil {
-		err = fmt.Errorf("object %s, and %d others: %w: %w", items[0].part.Digest, len(items)-1, ErrUnreachable, lost)
+		err = fmt.Errorf("object %s, and %d others: %w: %w", items[0].digest, len(items)-1, ErrUnreachable, lost)
 	} else {
-		err = fmt.Errorf("object %s, and %d others, that no living master has: %w", items[0].part.Digest, len(items)-1, tree.ErrMissing)
+		err = fmt.Errorf("object %s, and %d others, that no living master has: %w", items[0].digest, len(items)-1, tree.ErrMissing)
 	}
 	if !r.objects {
 		return err
@@ -62,7 +62,7 @@ func (r *run) hopeless(g *group) error {
 	g.meta, g.blobs, g.large, g.costs = nil, nil, nil, 0
 	for i := range items {
 		if lacking {
-			r.missing = append(r.missing, items[i].part.Digest)
+			r.missing = append(r.missing, items[i].digest)
 		}
 		r.open--
 		r.finish(&items[i])
@@ -118,7 +118,7 @@ func (r *run) share(g *group, s *source, now time.Time) int64 {
 // charge takes the memory for a large object, and reports whether there was some.
 func (r *run) charge(it *item) bool {
 	if it.partial == nil {
-		it.partial = &partial{size: int64(it.part.Size)}
+		it.partial = &partial{size: int64(it.size)}
 	}
 	p := it.partial
 	if p.charged == 0 {
@@ -186,9 +186,9 @@ func (r *run) wrong(req *request, it item) {
 	}
 	r.queue.add(req.lacks.with(s.number), it)
 	s.failed(time.Now(), errWrong, true)
-	r.shun(s, fmt.Errorf("object %s: %w", it.part.Digest, errWrong))
+	r.shun(s, fmt.Errorf("object %s: %w", it.digest, errWrong))
 	if s.wrong++; s.wrong <= maxHints {
-		r.wg.Go(func() { r.hint(s.name, it.part.Digest) })
+		r.wg.Go(func() { r.hint(s.name, it.digest) })
 	}
 }
 

@@ -247,8 +247,8 @@ func TestTwoMastersShareTheLoad(t *testing.T) {
 	n := newNetwork(t)
 	from, to := openStore(t, store.Options{}), openStore(t, store.Options{})
 	f := make(files)
-	for i := range 3000 {
-		f[fmt.Sprintf("%04d", i)] = noise(uint64(i), 8<<10)
+	for i := range 1500 {
+		f[fmt.Sprintf("%04d", i)] = noise(uint64(i), 16<<10)
 	}
 	for i := range 10 {
 		f[fmt.Sprintf("large%d", i)] = noise(uint64(i), 2<<20)

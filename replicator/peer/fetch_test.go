@@ -23,7 +23,7 @@ func zoo() files {
 	for i := range 60 {
 		f[fmt.Sprintf("dirs/%03d/file", i)] = noise(uint64(1000+i), 10+i*7)
 	}
-	for i := range 5000 {
+	for i := range 4200 { // more than a page
 		f[fmt.Sprintf("flat/%05d", i)] = fmt.Appendf(nil, "file %d", i)
 	}
 	return f

@@ -84,7 +84,7 @@ func (f *Fetcher) Fetch(ctx context.Context, root, base tree.Digest, prefer stri
 		}
 		defer f.cfg.Store.Hold()()
 		r := f.newRun(ctx, prefer, progress)
-		r.want(tree.RootPart(root, base))
+		r.want(newItem(tree.RootPart(root, base)))
 		if err := r.loop(); err != nil {
 			return fmt.Errorf("fetch tree %s: %w", root, err)
 		}
@@ -100,7 +100,7 @@ func (f *Fetcher) Objects(ctx context.Context, digests []tree.Digest) (missing [
 	r := f.newRun(ctx, "", nil)
 	r.objects = true
 	for _, d := range digests {
-		r.want(tree.Part{Digest: d})
+		r.want(item{digest: d})
 	}
 	if err = r.loop(); err == nil {
 		err = r.lost

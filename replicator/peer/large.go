@@ -30,7 +30,7 @@ func (p *partial) reset() { p.buf, p.from, p.mixed = nil, "", false }
 
 func objectRequest(ctx context.Context, base string, req *request) (*http.Request, error) {
 	it := &req.items[0]
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+Path+"/"+it.part.Digest.String(), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+Path+"/"+it.digest.String(), nil)
 	if n := len(it.partial.buf); err == nil && n > 0 {
 		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", n))
 	}
@@ -46,7 +46,7 @@ func (r *run) takeObject(resp *http.Response, req *request) error {
 		return nil
 	}
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
-		return fmt.Errorf("object %s has %s here: %w", it.part.Digest, resp.Header.Get("Content-Range"), errProtocol)
+		return fmt.Errorf("object %s has %s here: %w", it.digest, resp.Header.Get("Content-Range"), errProtocol)
 	}
 	want := http.StatusOK
 	if len(p.buf) > 0 {
@@ -55,13 +55,13 @@ func (r *run) takeObject(resp *http.Response, req *request) error {
 	if err := answerOf(resp, want); err != nil {
 		return err
 	}
-	if err := p.agree(resp.ContentLength, it.part); err != nil {
+	if err := p.agree(resp.ContentLength, it); err != nil {
 		return err
 	}
 	if n := len(p.buf); n > 0 {
 		said := fmt.Sprintf("bytes %d-%d/%d", n, p.size-1, p.size)
 		if got := resp.Header.Get("Content-Range"); got != said {
-			return fmt.Errorf("object %s: range %q, want %q: %w", it.part.Digest, got, said, errProtocol)
+			return fmt.Errorf("object %s: range %q, want %q: %w", it.digest, got, said, errProtocol)
 		}
 	}
 	p.mixed = p.mixed || p.from != "" && p.from != set("").with(req.src.number)
@@ -80,20 +80,20 @@ func (r *run) takeObject(resp *http.Response, req *request) error {
 }
 
 // agree checks that length more bytes make the object.
-func (p *partial) agree(length int64, part tree.Part) error {
+func (p *partial) agree(length int64, it *item) error {
 	total := length + int64(len(p.buf))
 	if total == p.size {
 		return nil
 	}
-	if part.Form == tree.Blob {
-		return fmt.Errorf("object %s has %d bytes there, and %d in the tree: %w", part.Digest, total, p.size, errProtocol)
+	if it.form == tree.Blob {
+		return fmt.Errorf("object %s has %d bytes there, and %d in the tree: %w", it.digest, total, p.size, errProtocol)
 	}
 	if length < 0 || total > store.MaxObject {
-		return fmt.Errorf("object %s of %d bytes: %w", part.Digest, total, errProtocol)
+		return fmt.Errorf("object %s of %d bytes: %w", it.digest, total, errProtocol)
 	}
 	if len(p.buf) > 0 {
 		p.reset() // one of the two lies, and nobody can say which
-		return fmt.Errorf("object %s has %d bytes there, and %d elsewhere", part.Digest, total, p.size)
+		return fmt.Errorf("object %s has %d bytes there, and %d elsewhere", it.digest, total, p.size)
 	}
 	p.size = total // what another source had announced
 	return nil

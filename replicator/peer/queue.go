@@ -1,17 +1,33 @@
 package peer
 
 import (
+	"math"
+
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
-// item is one object that is wanted.
+// item is one object that is wanted. It is small because there are so many of them.
 type item struct {
-	part    tree.Part
-	partial *partial // of a large object that is known to be one; nil before
+	digest  tree.Digest
+	size    uint32 // bytes of a blob; of others a guess
+	form    tree.Form
+	part    *tree.Part // of an object that names others
+	partial *partial   // of a large object that is known to be one; nil before
 }
 
+func newItem(p tree.Part) item {
+	it := item{digest: p.Digest, form: p.Form, size: uint32(min(p.Size, math.MaxUint32))}
+	if !it.leaf() {
+		it.part = &p
+	}
+	return it
+}
+
+// leaf says whether the object is not known to name others.
+func (it *item) leaf() bool { return it.form == tree.Blob || it.form == tree.NoContent }
+
 // cost is what an item counts for when a batch is cut to size: its bytes, as far as they are known, and what goes with it.
-func (it *item) cost() int64 { return int64(min(it.part.Size, largeObject)) + 512 }
+func (it *item) cost() int64 { return int64(min(it.size, largeObject)) + 512 }
 
 // set is a set of sources, by their numbers: a bit string, canonical, so that it can be compared.
 type set string
@@ -39,10 +55,10 @@ func (g *group) len() int { return len(g.meta) + len(g.blobs) + len(g.large) }
 
 func (g *group) add(it item) {
 	switch {
-	case it.partial != nil || it.part.Form == tree.Blob && it.part.Size >= largeObject:
+	case it.partial != nil || it.form == tree.Blob && it.size >= largeObject:
 		g.large = append(g.large, it)
 		return
-	case it.part.Form == tree.Blob || it.part.Form == tree.NoContent:
+	case it.leaf():
 		g.blobs = append(g.blobs, it)
 	default:
 		g.meta = append(g.meta, it)
@@ -56,7 +72,7 @@ func (g *group) batch(limit int64) []item {
 	if len(g.blobs) >= backlog {
 		lists[0], lists[1] = lists[1], lists[0]
 	}
-	var items []item
+	items := make([]item, 0, min(len(g.meta)+len(g.blobs), maxBatch, int(limit/512)+1))
 	for _, list := range lists {
 		for len(*list) > 0 && limit > 0 && len(items) < maxBatch {
 			last := len(*list) - 1

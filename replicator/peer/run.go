@@ -74,21 +74,21 @@ func (f *Fetcher) newRun(ctx context.Context, prefer string, progress func(Progr
 }
 
 // want adds an object to what is to be had, unless it is known already.
-func (r *run) want(p tree.Part) {
+func (r *run) want(it item) {
 	known := r.known
-	if p.Form == tree.Blob || p.Form == tree.NoContent {
+	if it.leaf() {
 		known = r.blobs
 	}
-	if _, twice := known[p.Digest]; twice {
+	if _, twice := known[it.digest]; twice {
 		return
 	}
-	here := r.f.cfg.Store.Has(p.Digest)
-	if here && p.Form == tree.Blob {
+	here := r.f.cfg.Store.Has(it.digest)
+	if here && it.form == tree.Blob {
 		return
 	}
-	known[p.Digest] = struct{}{}
+	known[it.digest] = struct{}{}
 	r.open++
-	if it := (item{part: p}); here {
+	if here {
 		r.here = append(r.here, it)
 	} else {
 		r.queue.add("", it)
@@ -236,8 +236,8 @@ func (r *run) handle(e *event) error {
 		r.syncing = false
 		return nil
 	}
-	for i := range e.parts {
-		r.want(e.parts[i])
+	for i := range e.found {
+		r.want(e.found[i])
 	}
 	if n := len(e.finished); n > 0 {
 		r.moved = time.Now()
@@ -260,8 +260,8 @@ func (r *run) handle(e *event) error {
 }
 
 func (r *run) finish(it *item) {
-	if it.part.Form == tree.Blob || it.part.Form == tree.NoContent {
-		delete(r.blobs, it.part.Digest)
+	if it.leaf() {
+		delete(r.blobs, it.digest)
 	}
 	if it.partial != nil {
 		r.large -= it.partial.charged

@@ -203,7 +203,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, asked, step uint16) {
 		items := make([]item, asked%100)
 		for i := range items {
-			items[i].part.Digest[0] = byte(i)
+			items[i].digest[0] = byte(i)
 		}
 		r := &run{ctx: t.Context(), work: make(chan task, len(b)/recordHeader+10)}
 		req := &request{items: items, left: items, src: &source{}, watch: newWatch(func(error) {})}
@@ -212,10 +212,10 @@ func FuzzAnswer(f *testing.F) {
 		order, bytesIn := -1, 0
 		for got := range r.work {
 			for _, o := range got.slab.objects {
-				if int(o.item.part.Digest[0]) <= order {
+				if int(o.item.digest[0]) <= order {
 					t.Fatal("not in order, or twice")
 				}
-				order = int(o.item.part.Digest[0])
+				order = int(o.item.digest[0])
 				bytesIn += recordHeader + len(o.data)
 			}
 			got.slab.free()

@@ -149,7 +149,7 @@ func TestFailuresAndRates(t *testing.T) {
 }
 
 func part(f tree.Form, size uint64, n byte) item {
-	return item{part: tree.Part{Digest: tree.Digest{n}, Form: f, Size: size}}
+	return newItem(tree.Part{Digest: tree.Digest{n}, Form: f, Size: size})
 }
 
 func TestQueue(t *testing.T) {
@@ -161,13 +161,13 @@ func TestQueue(t *testing.T) {
 		t.Fatalf("%d objects in %d groups", q.len(), len(q.groups))
 	}
 	g := q.groups[0]
-	if len(g.large) != 1 || g.large[0].part.Digest[0] != 3 {
+	if len(g.large) != 1 || g.large[0].digest[0] != 3 {
 		t.Errorf("large: %v", g.large)
 	}
 	items := g.batch(1 << 20)
 	var order []byte
 	for _, it := range items {
-		order = append(order, it.part.Digest[0])
+		order = append(order, it.digest[0])
 	}
 	if string(order) != "\x04\x02\x01" || g.costs != 0 {
 		t.Errorf("order %v, %d left", order, g.costs)
@@ -182,8 +182,8 @@ func TestQueue(t *testing.T) {
 	}
 	q.add("", part(tree.Dir, 10, 0))
 	g = q.groups[1]
-	if items := g.batch(10_000); len(items) > 10 || items[0].part.Form != tree.Blob {
-		t.Errorf("%d objects, first %v: enough blobs wait already", len(items), items[0].part.Form)
+	if items := g.batch(10_000); len(items) > 10 || items[0].form != tree.Blob {
+		t.Errorf("%d objects, first %v: enough blobs wait already", len(items), items[0].form)
 	}
 	if items := g.batch(1 << 40); len(items) != maxBatch {
 		t.Errorf("%d objects in a batch", len(items))

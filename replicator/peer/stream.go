@@ -132,7 +132,7 @@ func answerOf(resp *http.Response, want int) error {
 func batchRequest(ctx context.Context, base string, items []item) (*http.Request, error) {
 	body := make([]byte, 0, len(items)*len(tree.Digest{}))
 	for i := range items {
-		body = append(body, items[i].part.Digest[:]...)
+		body = append(body, items[i].digest[:]...)
 	}
 	return http.NewRequestWithContext(ctx, http.MethodPost, base+Path, bytes.NewReader(body))
 }
@@ -198,8 +198,8 @@ func (s *slab) parse(begin *int, end int) (need int, whole bool, err error) {
 		case recordMissing:
 			req.missing = append(req.missing, it)
 		case recordLarge:
-			if it.part.Form == tree.Blob && it.part.Size != uint64(h.n) {
-				return 0, false, fmt.Errorf("object %s of %d bytes, want %d: %w", it.part.Digest, h.n, it.part.Size, errProtocol)
+			if it.form == tree.Blob && it.size != h.n {
+				return 0, false, fmt.Errorf("object %s of %d bytes, want %d: %w", it.digest, h.n, it.size, errProtocol)
 			}
 			it.partial = &partial{size: int64(h.n)}
 			req.large = append(req.large, it)

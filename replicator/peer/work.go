@@ -21,12 +21,12 @@ type event struct {
 	synced bool
 
 	req      *request
-	finished []item      // stored, or found here, and looked into
-	fetched  int64       // bytes of these that came from a peer
-	parts    []tree.Part // that they name, and that are not blobs that are here
-	wrong    []item      // what came of them is not them
-	again    []item      // were here, and could not be read
-	err      error       // ends the fetch
+	finished []item // stored, or found here, and looked into
+	fetched  int64  // bytes of these that came from a peer
+	found    []item // that they name, and that are not blobs that are here
+	wrong    []item // what came of them is not them
+	again    []item // were here, and could not be read
+	err      error  // ends the fetch
 }
 
 // tell tells run, unless it is over.
@@ -56,7 +56,7 @@ func (r *run) worker() {
 
 // takeIn hashes and stores the objects of a slab.
 func (r *run) takeIn(s *slab) event {
-	e := event{req: s.req}
+	e := event{req: s.req, finished: make([]item, 0, len(s.objects))}
 	if e.err = r.store(s); e.err != nil {
 		return e
 	}
@@ -86,10 +86,9 @@ func (r *run) store(s *slab) error {
 	good := make([]store.Hashed, 0, len(data))
 	for i := range s.objects {
 		o := &s.objects[i]
-		p := &o.item.part
-		o.wrong = digests[i] != p.Digest || p.Form == tree.Blob && p.Size != uint64(len(o.data))
+		o.wrong = digests[i] != o.item.digest || o.item.form == tree.Blob && int(o.item.size) != len(o.data)
 		if !o.wrong {
-			good = append(good, store.Hashed{Digest: p.Digest, Bytes: o.data})
+			good = append(good, store.Hashed{Digest: digests[i], Bytes: o.data})
 		}
 	}
 	if err := r.f.cfg.Store.PutHashed(r.ctx, good); err != nil {
@@ -100,12 +99,12 @@ func (r *run) store(s *slab) error {
 
 // expand finds what an object names.
 func (r *run) expand(it *item, b []byte, e *event) error {
-	if it.part.Form == tree.Blob || it.part.Form == tree.NoContent {
+	if it.leaf() {
 		return nil
 	}
 	return it.part.Expand(r.ctx, r.f.cfg.Store, b, func(p tree.Part) error {
 		if p.Form != tree.Blob || !r.f.cfg.Store.Has(p.Digest) {
-			e.parts = append(e.parts, p)
+			e.found = append(e.found, newItem(p))
 		}
 		return nil
 	})
@@ -116,7 +115,7 @@ func (r *run) lookInto(here []item) event {
 	var e event
 	for i := range here {
 		it := &here[i]
-		b, err := r.f.cfg.Store.Get(r.ctx, it.part.Digest)
+		b, err := r.f.cfg.Store.Get(r.ctx, it.digest)
 		switch {
 		case errors.Is(err, tree.ErrMissing), errors.Is(err, tree.ErrCorrupt):
 			e.again = append(e.again, *it)
