@@ -36,8 +36,9 @@ type trio struct {
 	nodes  map[string]*node
 	client map[string]*clientv3.Client
 	shards []string
-	begun  chan *Term // of all of them, but the first
-	first  []*Term    // of m0
+	begun  chan *Term    // of all of them, but the first
+	first  []*Term       // of m0
+	took   time.Duration // until m0 led everything: how fast this machine is now
 }
 
 func newTrio(t *testing.T, ttl time.Duration, shards []string, endpoints ...string) *trio {
@@ -54,6 +55,7 @@ func newTrio(t *testing.T, ttl time.Duration, shards []string, endpoints ...stri
 		for _, shard := range shards {
 			e.Stand(shard, i == 0)
 		}
+		start := time.Now()
 		n := run(t, e, err)
 		f.nodes[name] = n
 		readers.Go(func() {
@@ -63,6 +65,7 @@ func newTrio(t *testing.T, ttl time.Duration, shards []string, endpoints ...stri
 		})
 		if i == 0 { // it leads everything before the others come
 			f.first = f.terms(len(shards))
+			f.took = time.Since(start)
 		}
 	}
 	t.Cleanup(func() {
@@ -173,7 +176,11 @@ func TestAThousandShardsAreHandedOver(t *testing.T) {
 			leave(f.nodes["m0"])
 			f.terms(len(f.shards))
 			took := time.Since(start)
-			within(t, "without a leader", took, time.Second)
+			bound := time.Second
+			if !*strict {
+				bound += 2 * f.took
+			}
+			within(t, "without a leader", took, bound)
 			if n := revision(t, s) - before; n > 40 {
 				t.Errorf("%d writes for a thousand shards", n)
 			}
