@@ -3,6 +3,8 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -10,6 +12,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -17,6 +20,8 @@ const (
 	followLimit  = time.Second // for one member's answer
 	askAtOnce    = 8           // members, while it is not known who serves
 	reclaimEvery = time.Minute
+	roomToRun    = 16 << 20        // bytes: what a busy log writes in the second between two looks
+	roomToStart  = 80 << 20        // bytes: a segment of the log is 64 MiB
 	firstPause   = 2 * time.Second // before the member is started again after a failure; doubled each time
 	longestPause = time.Minute
 )
@@ -56,13 +61,15 @@ type follower struct {
 	from  int           // where in the order of the others the next questions begin
 	next  time.Time     // when the member may be started again
 	pause time.Duration // after the next failure
+	full  bool          // the member waits for room on the disk
 }
 
 func (f *follower) look(ctx context.Context) {
 	f.bury()
+	f.makeRoom()
 	own := f.m.present()
 	f.m.mu.Lock()
-	stuck := f.m.stuck
+	stuck := f.m.stuck || f.full
 	f.m.mu.Unlock()
 	list, via := f.list(ctx, own)
 	if ctx.Err() != nil {
@@ -83,14 +90,40 @@ func (f *follower) bury() {
 	if r == nil || !r.isOver() {
 		return
 	}
-	f.m.stop()
 	if errors.Is(r.err, errRemoved) {
 		f.m.cfg.Logger.Warn().Msg(r.err.Error())
 	} else {
-		f.m.failed(r.err)
 		f.m.cfg.Logger.Error().Err(r.err).Msg("the etcd in this master has ended")
+		f.m.failed(r.err)
 	}
+	f.m.stop()
 	f.wait()
+}
+
+// makeRoom ends the member in good order before the disk under it is full, because etcd does not outlive an error of a
+// write, and lets it start again when there is room.
+func (f *follower) makeRoom() {
+	free, err := freeBytes(filepath.Dir(f.m.cfg.Dir))
+	switch {
+	case err != nil:
+	case f.full && free >= roomToStart:
+		f.full = false
+		f.m.clear()
+	case !f.full && free < roomToRun && f.m.present() != nil:
+		f.full = true
+		err := fmt.Errorf("embedded etcd waits for room: the disk of %s has %d MiB free, and %d are needed", f.m.cfg.Dir, free>>20, roomToStart>>20)
+		f.m.cfg.Logger.Error().Err(err).Msg("the etcd in this master pauses")
+		f.m.failed(err)
+		f.m.end()
+	}
+}
+
+func freeBytes(dir string) (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return st.Bavail * uint64(st.Bsize), nil
 }
 
 // list asks for the member list: the own member first, then whoever gave it last, and then, some at a time, everyone that
@@ -214,12 +247,18 @@ func (f *follower) start(ctx context.Context, list []*pb.Member) {
 			return
 		}
 	}
-	if err := f.m.start(ctx, list == nil, list); err != nil {
-		f.m.cfg.Logger.Error().Err(err).Msg("the etcd in this master does not start; trying again")
-		f.wait()
+	err := f.m.start(ctx, list == nil, list)
+	switch {
+	case err == nil:
+		f.pause = 0
 		return
+	case list != nil && f.pause == 0: // as when the list has changed meanwhile
+		f.m.cfg.Logger.Debug().Err(err).Msg("the etcd in this master does not start; trying again")
+	default:
+		f.m.cfg.Logger.Error().Err(err).Msg("the etcd in this master does not start; trying again")
+		f.m.failed(err)
 	}
-	f.pause = 0
+	f.wait()
 }
 
 // wait puts the next start off, longer each time.

@@ -81,7 +81,7 @@ func (m *Member) Open(ctx context.Context, birth bool) error {
 		if !errors.Is(err, ErrStart) {
 			m.unlock()
 		}
-		return err
+		return m.failed(err)
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func (m *Member) Rescue(ctx context.Context) error {
 	}
 	if err := m.launch(ctx, func(c *embed.Config) { c.ForceNewCluster = true }); err != nil {
 		m.unlock()
-		return err
+		return m.failed(err)
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func (m *Member) start(ctx context.Context, held bool, list []*pb.Member) error 
 func (m *Member) launch(ctx context.Context, change func(*embed.Config)) error {
 	c, err := m.settings()
 	if err != nil {
-		return m.failed(err)
+		return err
 	}
 	held := m.Holds()
 	c.InitialCluster = m.cfg.Name + "=" + m.cfg.PeerURL
@@ -167,7 +167,7 @@ func (m *Member) launch(ctx context.Context, change func(*embed.Config)) error {
 		m.mu.Lock()
 		m.stuck = m.stuck || errors.Is(err, errLeftOver)
 		m.mu.Unlock()
-		return m.failed(fmt.Errorf("%w in %s: %w", ErrStart, m.cfg.Dir, err))
+		return fmt.Errorf("%w in %s: %w", ErrStart, m.cfg.Dir, err)
 	}
 	m.mu.Lock()
 	m.now, m.err = r, nil
@@ -278,9 +278,22 @@ func (m *Member) stop() {
 	m.mu.Unlock()
 	if r != nil && !r.close(closeLimit) {
 		m.mu.Lock()
+		defer m.mu.Unlock()
 		m.stuck = true
-		m.mu.Unlock()
+		if m.err != nil {
+			m.err = fmt.Errorf("%w; then restart nfs-fleet", m.err)
+		}
 	}
+}
+
+// end hands leadership over, if that takes a second at most, and ends the member.
+func (m *Member) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := m.MoveLeader(ctx); err != nil {
+		m.cfg.Logger.Debug().Err(err).Msg("etcd ends as leader")
+	}
+	m.stop()
 }
 
 // Ready is closed when the member that runs now has become part of a quorum; nil while none runs.
@@ -297,7 +310,7 @@ func (m *Member) Status() Status {
 	r, err := m.now, m.err
 	m.mu.Unlock()
 	if r == nil || r.isOver() {
-		if r != nil && err == nil {
+		if r != nil && err == nil && !errors.Is(r.err, errRemoved) {
 			err = r.err
 		}
 		return Status{MemberID: m.notedID(), Err: err}
@@ -320,11 +333,6 @@ func (m *Member) MoveLeader(ctx context.Context) error {
 // Close ends the member, which hands leadership over if it can within a second, and unlocks Dir. Run does it too. It may
 // be called more than once.
 func (m *Member) Close() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if err := m.MoveLeader(ctx); err != nil {
-		m.cfg.Logger.Debug().Err(err).Msg("etcd ends as leader")
-	}
-	m.stop()
+	m.end()
 	m.unlock()
 }

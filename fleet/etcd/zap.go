@@ -22,7 +22,8 @@ var zapLevels = map[zapcore.Level]zerolog.Level{
 // passing are errors to etcd that are a step on the way when a member joins or leaves.
 var passing = map[string]bool{
 	"setting up serving from embedded etcd failed.": true,
-	"failed to find local ID in cluster members":    true,
+	"bootstrap failed":                           true, // its error comes back to us
+	"failed to find local ID in cluster members": true,
 	"rejecting member add request; local member has not been connected to majority peers, reconfigure breaks active quorum": true,
 	"failed to update storage version":                true,
 	"rejecting promote learner: learner is not ready": true,
