@@ -6,6 +6,8 @@ import (
 	"hash/fnv"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -38,6 +40,7 @@ type endpoint struct {
 	watch   pb.WatchClient
 	left    context.Context // ends when the endpoint is left
 	leave   context.CancelFunc
+	heard   atomic.Int64 // when it last answered, as time since processStart
 
 	mu     sync.Mutex // guards renewals, one at a time, and stream
 	stream *keepAliveStream
@@ -120,6 +123,12 @@ func (e *endpoints) close(ctx context.Context) {
 	case <-ctx.Done():
 	}
 }
+
+// answered notes that the endpoint has said something.
+func (ep *endpoint) answered() { ep.heard.Store(int64(time.Since(processStart))) }
+
+// silentSince reports whether the endpoint has said nothing at all since then.
+func (ep *endpoint) silentSince(t time.Time) bool { return ep.heard.Load() < int64(t.Sub(processStart)) }
 
 // while returns a context that also ends when the endpoint is left.
 func (ep *endpoint) while(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -31,19 +31,26 @@ func (e *etcd) tries() int { return len(e.endpoints.client.Endpoints()) }
 func (e *etcd) close(ctx context.Context) { e.endpoints.close(ctx) }
 
 // call runs one request at the present endpoint and gives the endpoint up if the failure is its own.
-func (e *etcd) call(ctx context.Context, what string, request func(context.Context, *endpoint) error) error {
+//
+// A request that is urgent has a lease that runs out meanwhile.
+func (e *etcd) call(ctx context.Context, what string, urgent bool, request func(context.Context, *endpoint) error) error {
 	ep, err := e.endpoints.present()
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
+	sent := time.Now()
 	if err = request(clientv3.WithRequireLeader(ctx), ep); err == nil {
+		ep.answered()
 		return nil
 	}
 	err = rpctypes.Error(err)
 	if errors.Is(err, errGone) {
 		return err
 	}
-	if unwell(ctx, err) {
+	// One that is slow is not left for that unless there is another: what else is under way there would be lost with the
+	// connection, be asked for again, and make it slower still.
+	slow := errors.Is(ctx.Err(), context.DeadlineExceeded) && !ep.silentSince(sent)
+	if unwell(ctx, err) && !(slow && (e.tries() == 1 || !urgent)) {
 		e.endpoints.leave(ep)
 	}
 	return fmt.Errorf("%s at %s: %w", what, ep.address, err)
@@ -74,7 +81,7 @@ func unwell(ctx context.Context, err error) bool {
 }
 
 func (e *etcd) grant(ctx context.Context, ttl time.Duration) (id int64, granted time.Duration, err error) {
-	err = e.call(ctx, "grant a lease", func(ctx context.Context, ep *endpoint) error {
+	err = e.call(ctx, "grant a lease", true, func(ctx context.Context, ep *endpoint) error {
 		resp, err := ep.lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: int64(math.Ceil(ttl.Seconds()))})
 		if err != nil {
 			return err
@@ -87,7 +94,7 @@ func (e *etcd) grant(ctx context.Context, ttl time.Duration) (id int64, granted 
 
 // renew asks a second time, another way, before it believes that the lease is gone: terms and a lease are dear.
 func (e *etcd) renew(ctx context.Context, id int64) (granted time.Duration, err error) {
-	err = e.call(ctx, "renew the lease", func(ctx context.Context, ep *endpoint) error {
+	err = e.call(ctx, "renew the lease", true, func(ctx context.Context, ep *endpoint) error {
 		ttl, err := ep.keepAlive(ctx, id)
 		granted = time.Duration(ttl) * time.Second
 		if err != nil || ttl > 0 {
@@ -106,7 +113,7 @@ func (e *etcd) renew(ctx context.Context, id int64) (granted time.Duration, err 
 }
 
 func (e *etcd) revoke(ctx context.Context, id int64) error {
-	return e.call(ctx, "revoke the lease", func(ctx context.Context, ep *endpoint) error {
+	return e.call(ctx, "revoke the lease", true, func(ctx context.Context, ep *endpoint) error {
 		_, err := ep.lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: id})
 		if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) {
 			return errGone
@@ -116,7 +123,7 @@ func (e *etcd) revoke(ctx context.Context, id int64) error {
 }
 
 func (e *etcd) read(ctx context.Context) (s snapshot, err error) {
-	err = e.call(ctx, "read the leaders", func(ctx context.Context, ep *endpoint) error {
+	err = e.call(ctx, "read the leaders", false, func(ctx context.Context, ep *endpoint) error {
 		resp, err := ep.kv.Get(ctx, keysPrefix(e.prefix), clientv3.WithPrefix())
 		if err != nil {
 			return err
@@ -128,7 +135,7 @@ func (e *etcd) read(ctx context.Context) (s snapshot, err error) {
 }
 
 func (e *etcd) write(ctx context.Context, w write) (out written, err error) {
-	err = e.call(ctx, "write", func(ctx context.Context, ep *endpoint) error {
+	err = e.call(ctx, "write", false, func(ctx context.Context, ep *endpoint) error {
 		if ops := w.transaction(); len(ops) > 0 {
 			resp, err := ep.kv.Txn(ctx).Then(ops...).Commit()
 			if err != nil {
@@ -189,7 +196,7 @@ func (w *write) outcome(resp *pb.TxnResponse) written {
 }
 
 func (e *etcd) watch(ctx context.Context, rev int64, each func(changes)) error {
-	return e.call(ctx, "watch the leaders", func(ctx context.Context, ep *endpoint) error {
+	return e.call(ctx, "watch the leaders", false, func(ctx context.Context, ep *endpoint) error {
 		ctx, cancel := ep.while(ctx)
 		defer cancel()
 		stream, err := ep.watch.Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32))
@@ -208,6 +215,7 @@ func (e *etcd) watch(ctx context.Context, rev int64, each func(changes)) error {
 			if err != nil {
 				return err
 			}
+			ep.answered()
 			if resp.Canceled {
 				return fmt.Errorf("%w: from revision %d, compacted up to %d: %s", errWatchRefused, rev, resp.CompactRevision, resp.CancelReason)
 			}

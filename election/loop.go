@@ -145,23 +145,23 @@ func (l *loop) nextTerm() (*Term, chan<- *Term) {
 func (l *loop) perform(ctx context.Context, now instant, a action) {
 	switch a := a.(type) {
 	case doGrant:
-		l.request(ctx, func(ctx context.Context) event {
+		l.request(ctx, l.state.timeout(), func(ctx context.Context) event {
 			id, ttl, err := l.backend.grant(ctx, a.ttl)
 			return leaseReply{now, id, ttl, err}
 		})
 	case doRenew:
-		l.request(ctx, func(ctx context.Context) event {
+		l.request(ctx, l.state.timeout(), func(ctx context.Context) event {
 			ttl, err := l.backend.renew(ctx, a.id)
 			return leaseReply{now, a.id, ttl, err}
 		})
 	case doRead:
-		l.request(ctx, func(ctx context.Context) event {
+		l.request(ctx, l.state.patience(), func(ctx context.Context) event {
 			snap, err := l.backend.read(ctx)
 			return readReply{now, a.seen, snap, err}
 		})
 	case doWrite:
 		a.w.claim = mustJSON(leaderValue{Master: l.config.Master, Since: time.Now().UTC()})
-		l.request(ctx, func(ctx context.Context) event {
+		l.request(ctx, l.state.patience(), func(ctx context.Context) event {
 			result, err := l.backend.write(ctx, a.w)
 			return writeReply{now, a.w, result, err}
 		})
@@ -205,8 +205,7 @@ func (l *loop) lead(now instant, a action) {
 }
 
 // request does one call to etcd beside the loop and posts what came of it.
-func (l *loop) request(ctx context.Context, call func(context.Context) event) {
-	timeout := l.state.timeout()
+func (l *loop) request(ctx context.Context, timeout time.Duration, call func(context.Context) event) {
 	l.work.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()

@@ -160,11 +160,19 @@ func newState(c Config) *state {
 }
 
 // Times, all fractions of the granted TTL. Three attempts to renew fit between a confirmed renewal and its deadline.
-func (s *state) timeout() time.Duration { return s.lease.ttl / 4 }  // of one request
-func (s *state) renewal() time.Duration { return s.lease.ttl / 4 }  // from one renewal to the next
-func (s *state) pause() time.Duration   { return s.lease.ttl / 20 } // between attempts that fail at once
-func (s *state) reread() time.Duration  { return s.lease.ttl / 2 }  // beside the watch
-func (s *state) margin() time.Duration  { return s.lease.ttl / 50 } // for clocks that differ in rate, and late timers
+func (s *state) timeout() time.Duration  { return s.lease.ttl / 4 }  // of a request for the lease
+func (s *state) patience() time.Duration { return s.lease.ttl / 2 }  // of a request that costs nothing but time
+func (s *state) renewal() time.Duration  { return s.lease.ttl / 4 }  // from one renewal to the next
+func (s *state) pause() time.Duration    { return s.lease.ttl / 20 } // between attempts that fail at once
+func (s *state) margin() time.Duration   { return s.lease.ttl / 50 } // for clocks that differ in rate, and late timers
+
+// reread is the time between two readings of everything, beside the watch: half a TTL, or more when there is more to
+// read. It is not the same for all masters, so that they do not all read at once.
+func (s *state) reread() time.Duration {
+	keys := len(s.view.seats) + len(s.view.candidates)
+	base := s.lease.ttl / 2 * time.Duration(1+keys/250)
+	return base - base/4*time.Duration(rendezvous("", s.config.Master)%256)/256
+}
 
 const (
 	turn   = time.Second // how long the master next in order waits for the one before
