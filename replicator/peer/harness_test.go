@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -28,13 +29,20 @@ func openStore(t testing.TB, o store.Options) *store.Store {
 	return s
 }
 
+var static = sync.OnceValue(func() []byte {
+	b := make([]byte, 1<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+})
+
 // noise returns size bytes that depend on seed alone.
 func noise(seed uint64, size int) []byte {
-	b := make([]byte, size)
-	var key [32]byte
-	key[0], key[1], key[2], key[3] = byte(seed), byte(seed>>8), byte(seed>>16), byte(seed>>24)
-	_, _ = rand.NewChaCha8(key).Read(b)
-	return b
+	b := make([]byte, 0, size+8)
+	for part := uint64(0); len(b) < size; part++ {
+		b = binary.LittleEndian.AppendUint64(b, seed<<32|part)
+		b = append(b, static()[:min(len(static()), max(0, size-len(b)))]...)
+	}
+	return b[:size]
 }
 
 // files is a source: contents by slash-separated path.
