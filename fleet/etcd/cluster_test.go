@@ -68,13 +68,25 @@ func (f *testFleet) master(name string) *testMaster {
 	}
 	m := &testMaster{
 		f: f, name: name, dir: f.t.TempDir(), credentials: c,
-		client: etcdtest.FreeAddress(), raft: etcdtest.FreeAddress(), tunnel: etcdtest.FreeAddress(),
+		client: freeAddress(), raft: freeAddress(), tunnel: freeAddress(),
 	}
 	f.mu.Lock()
 	f.masters[name] = m
 	f.mu.Unlock()
 	f.t.Cleanup(m.stop)
 	return m
+}
+
+var handedOut sync.Map
+
+// freeAddress returns an address that no other test here has: they run side by side.
+func freeAddress() string {
+	for {
+		a := etcdtest.FreeAddress()
+		if _, taken := handedOut.LoadOrStore(a, true); !taken {
+			return a
+		}
+	}
 }
 
 // roster is the tunnels of all masters that were not removed.
@@ -166,6 +178,7 @@ func (m *testMaster) startBy(open func(context.Context, *Member) error) error {
 	l, err := net.Listen("tcp", m.tunnel)
 	if err != nil {
 		cancel()
+		member.Close()
 		return err
 	}
 	var wait sync.WaitGroup

@@ -68,6 +68,9 @@ func (f *follower) look(ctx context.Context) {
 	f.bury()
 	f.makeRoom()
 	own := f.m.present()
+	if own != nil && own.isReady() {
+		f.pause = 0
+	}
 	f.m.mu.Lock()
 	stuck := f.m.stuck || f.full
 	f.m.mu.Unlock()
@@ -250,7 +253,6 @@ func (f *follower) start(ctx context.Context, list []*pb.Member) {
 	err := f.m.start(ctx, list == nil, list)
 	switch {
 	case err == nil:
-		f.pause = 0
 		return
 	case list != nil && f.pause == 0: // as when the list has changed meanwhile
 		f.m.cfg.Logger.Debug().Err(err).Msg("the etcd in this master does not start; trying again")

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 )
 
 // three starts a fleet of three voters. Steer runs on the first until stop is called.
@@ -171,7 +169,7 @@ func TestAnotherAddress(t *testing.T) {
 	t.Parallel()
 	_, m1, m2, _, _ := three(t)
 	m2.stop()
-	m2.raft = etcdtest.FreeAddress()
+	m2.raft = freeAddress()
 	m2.start(false)
 	eventually(t, "moved", func() error {
 		seats, err := Members(context.Background(), m1.etcd, m1.routes)
@@ -301,5 +299,39 @@ func TestOpenOfADamagedLog(t *testing.T) {
 	}
 	if s := member.Status(); s.Running || s.Err == nil || s.MemberID == 0 {
 		t.Errorf("it is %+v", s)
+	}
+}
+
+// What was set aside last is kept, whatever failed attempts leave behind.
+func TestSetAside(t *testing.T) {
+	m := New(newTestFleet(t).master("m1").config())
+	create := func(files ...string) {
+		t.Helper()
+		for _, name := range files {
+			name = filepath.Join(m.cfg.Dir, name)
+			if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(name, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, files := range [][]string{nil, {"member/wal/0.wal", "one"}, {"member/snap/db"}, {idFile, "two"}, {"member/snap/db"}} {
+		create(files...)
+		if err := m.setAside(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(m.cfg.Dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%d: it is still there", i)
+		}
+		time.Sleep(2 * time.Millisecond) // the name has milliseconds
+	}
+	aside, _ := filepath.Glob(m.cfg.Dir + ".old-*")
+	if len(aside) != 1 {
+		t.Fatalf("set aside: %v", aside)
+	}
+	if _, err := os.Lstat(filepath.Join(aside[0], "two")); err != nil {
+		t.Errorf("the last one is not kept: %v", err)
 	}
 }

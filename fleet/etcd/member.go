@@ -241,10 +241,14 @@ func (m *Member) notedID() uint64 {
 	return id
 }
 
-// setAside moves the member's directory out of the way, and removes what was set aside before.
+// setAside moves the member's directory out of the way, and removes what was set aside before. What a start that did not
+// get through has left is removed for good.
 func (m *Member) setAside() error {
 	if _, err := os.Lstat(m.cfg.Dir); errors.Is(err, os.ErrNotExist) {
 		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(m.cfg.Dir, idFile)); errors.Is(err, os.ErrNotExist) && !m.Holds() {
+		return os.RemoveAll(m.cfg.Dir)
 	}
 	old, err := filepath.Glob(m.cfg.Dir + ".old-*")
 	if err != nil {
