@@ -45,11 +45,11 @@ type joinRequest struct {
 	Token     string `json:"token"` // its ID
 	Secret    string `json:"secret"`
 	Name      string `json:"name"`
-	Instance  string `json:"instance"`            // that it will be, the same at each try with this token
-	Was       string `json:"was,omitempty"`       // the instance that its data directory has been
-	Fleet     string `json:"fleet,omitempty"`     // the ID of the fleet that its data directory belongs to
-	FleetName string `json:"fleetName,omitempty"` // of the fleet that its operator means; "": any
-	Peer      string `json:"peer"`                // the port of its peer listener
+	Instance  string `json:"instance"`             // that it will be, the same at each try with this token
+	Was       string `json:"was,omitempty"`        // the instance that its data directory has been
+	Fleet     string `json:"fleet,omitempty"`      // the ID of the fleet that its data directory belongs to
+	FleetName string `json:"fleet_name,omitempty"` // of the fleet that its operator means; "": any
+	Peer      string `json:"peer"`                 // the port of its peer listener
 	Version   string `json:"version"`
 	Formats   int    `json:"formats"` // the highest object format that it reads
 }

@@ -196,6 +196,21 @@ func TestJoinAgainAfterACrash(t *testing.T) {
 	if err != nil || answer.Masters["m1"] != m1.cfg.Listen.Peer {
 		t.Fatalf("%+v, %v", answer.Masters, err)
 	}
+	// It even dies after it has written everything but its identity, which comes last.
+	old := filepath.Join(cfg.DataDir, "etcd", "member")
+	if err := errors.Join(os.MkdirAll(old, 0o700), os.Mkdir(m.data.join("identity"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.become(token, answer, instance); err == nil {
+		t.Fatal("the identity was written over a directory")
+	}
+	if err := os.Remove(m.data.join("identity")); err != nil {
+		t.Fatal(err)
+	}
+	aside, err := filepath.Glob(filepath.Join(cfg.DataDir, "etcd.old-*", "member"))
+	if err != nil || len(aside) != 1 {
+		t.Errorf("what was in the way lies in %q, %v", aside, err)
+	}
 	m.data.close()
 	m2 := start(t, cfg)
 	m2.until("two masters", inStep(2, 1))
