@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // quarantine takes the damaged object b, of which the bytes in read could be read, out of the store, and keeps it aside.
@@ -21,7 +22,40 @@ func (s *Store) quarantine(b Blob, read []byte) error {
 		return fmt.Errorf("quarantine object %s: %w", b.e.digest, full(err))
 	}
 	s.seals.load(b.span(0, max(b.Size(), 1))) // who has it open hashes it, and finds the same
+	if err := s.trimQuarantine(); err != nil {
+		s.log.Warn().Err(err).Msg("the quarantine grows beyond its bounds")
+	}
 	return nil
+}
+
+// The quarantine has no more than so many files and bytes: a disk that fails fills it.
+const (
+	quarantineFiles = 1000
+	quarantineBytes = 256 << 20
+)
+
+// trimQuarantine removes the oldest files of the quarantine as long as it is beyond its bounds.
+func (s *Store) trimQuarantine() error {
+	dir := filepath.Join(s.dir, "quarantine")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var files []os.FileInfo
+	bytes := int64(0)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil { // else somebody has tidied up
+			files = append(files, info)
+			bytes += info.Size()
+		}
+	}
+	slices.SortFunc(files, func(a, b os.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for len(files) > 1 && (len(files) > quarantineFiles || bytes > quarantineBytes) {
+		err = errors.Join(err, s.disk.remove(filepath.Join(dir, files[0].Name())))
+		bytes -= files[0].Size()
+		files = files[1:]
+	}
+	return err
 }
 
 func (s *Store) quarantineRecord(b Blob, read []byte) error {

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -225,6 +227,33 @@ func TestVerifyMends(t *testing.T) {
 		if b := sealed(t, crashed, o); b.e.pack == 1 {
 			t.Errorf("%s is still in its place", b.e.digest)
 		}
+	}
+}
+
+// A disk that fails does not fill up with what it has lost.
+func TestQuarantineIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir, Options{})
+	q := filepath.Join(dir, "quarantine")
+	for i := range quarantineFiles + 5 {
+		if err := os.WriteFile(filepath.Join(q, fmt.Sprint(i)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	big := filepath.Join(q, "big")
+	if err := os.WriteFile(big, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, quarantineBytes); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, s, object(1, 500))
+	if _, err := s.Get(t.Context(), rot(t, s, object(1, 500))); !errors.Is(err, tree.ErrCorrupt) {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(q)
+	if err != nil || len(left) != 1 || !strings.HasPrefix(left[0].Name(), tree.Sum(object(1, 500)).String()) {
+		t.Errorf("%d files are left, %v: want the one that was put last", len(left), err)
 	}
 }
 
