@@ -200,7 +200,7 @@ func TestTooFewCopies(t *testing.T) {
 	}{
 		{name: "nobody else alive", lost: []string{"m2", "m3"}, copies: 1},
 		{name: "nobody else alive, strict", lost: []string{"m2", "m3"}, strict: true},
-		{name: "one disk is full", full: []string{"m2"}, copies: 2, warns: true},
+		{name: "one disk is full", full: []string{"m2"}, copies: 2},
 		{name: "all other disks are full", full: []string{"m2", "m3"}, copies: 1, warns: true},
 		{name: "all other disks are full, strict", full: []string{"m2", "m3"}, strict: true},
 	} {
@@ -222,7 +222,7 @@ func TestTooFewCopies(t *testing.T) {
 				t.Errorf("published: %+v, %v; want ErrTooFewCopies", res, err)
 			case tc.copies > 0 && (err != nil || res.Generation.Copies != tc.copies):
 				t.Errorf("%d copies, %v; want %d", res.Generation.Copies, err, tc.copies)
-			case (len(res.Warnings) > 0) != tc.warns:
+			case tc.warns && len(res.Warnings) == 0: // a refusal that comes late is not waited for when there are copies enough
 				t.Errorf("warnings %q", res.Warnings)
 			}
 			if tc.copies == 0 && g.heads.head.Number != 0 {

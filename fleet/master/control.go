@@ -263,7 +263,7 @@ func (c control) awaitAll(ctx context.Context, s *shard, generation uint64) []st
 	var mu sync.Mutex // guards out
 	out := []string{c.cfg.Name}
 	var waiting sync.WaitGroup
-	for _, name := range (peers{c.Master}).Others() {
+	for _, name := range peers(c).Others() {
 		waiting.Go(func() {
 			_, err := ask[nothing](ctx, c.links, name, shardPath(s.name, "await"), awaitRequest{generation}, nil)
 			if err != nil {

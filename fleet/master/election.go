@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -201,16 +202,10 @@ func (m *Master) self() fleet.Master {
 	if drained {
 		state = fleet.Draining
 	}
-	sources := []string{}
-	for _, s := range m.allShards() {
-		if s.source != nil {
-			sources = append(sources, s.name)
-		}
-	}
 	self := fleet.Master{
 		Name: m.cfg.Name, Address: m.address, NFSPort: m.nfsPort, HTTP: net.JoinHostPort(m.address, m.httpPort),
 		Peer: net.JoinHostPort(m.address, m.peerPort), Instance: m.instance, Slots: defaultSlots, Version: m.version,
-		Formats: objectFormats, StartedAt: m.started, State: state, Sources: sources,
+		Formats: objectFormats, StartedAt: m.started, State: state, Sources: slices.AppendSeq([]string{}, maps.Keys(m.cfg.Sources)),
 	}
 	if m.member != nil {
 		self.EtcdPeer = m.etcdPeer

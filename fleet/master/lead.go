@@ -146,8 +146,8 @@ func gone(v fleet.View, other fleet.Master) bool {
 }
 
 // announceLag is how many generations a master that serves the head may have announced less: it writes to etcd once a
-// second at most.
-const announceLag = 3
+// second at most. Whoever hands a shard over asks the heir itself.
+const announceLag = 20
 
 // follows reports whether a master serves a shard's head, or did a moment ago. One that serves a later one is as bad as
 // one that is behind: etcd is not to be believed then.
@@ -165,7 +165,7 @@ func (m *Master) handOn(ctx context.Context, s *shard, v fleet.View) {
 	if heir == "" {
 		return
 	}
-	if err := m.resign(ctx, s, heir); err != nil {
+	if err := m.resign(ctx, s, heir, false); err != nil {
 		m.log.Warn().Err(err).Str("shard", s.name).Msg("handing over without waiting for the publish that is under way")
 		m.election.Resign(s.name, heir)
 	}
@@ -192,9 +192,25 @@ func (m *Master) heir(v fleet.View, shard string) string {
 	return best
 }
 
-// resign gives a shard to another master between two publishes.
-func (m *Master) resign(ctx context.Context, s *shard, to string) error {
-	return s.replica.Between(ctx, func() { m.election.Resign(s.name, to) })
+// heirLimit is how long the heir of a shard may take to serve its head.
+const heirLimit = time.Second
+
+// resign gives a shard to another master between two publishes, once that one serves the head.
+func (m *Master) resign(ctx context.Context, s *shard, to string, force bool) error {
+	var err error
+	if betweenErr := s.replica.Between(ctx, func() {
+		if !force {
+			bounded, cancel := context.WithTimeout(ctx, heirLimit)
+			defer cancel()
+			_, err = ask[nothing](bounded, m.links, to, shardPath(s.name, "await"), awaitRequest{s.replica.Status().Head.Number}, nil)
+		}
+		if err == nil {
+			m.election.Resign(s.name, to)
+		}
+	}); betweenErr != nil {
+		return betweenErr
+	}
+	return err
 }
 
 // handOver gives a shard that this master leads to another one.
@@ -207,7 +223,7 @@ func (m *Master) handOver(ctx context.Context, s *shard, r leadRequest) error {
 	v := m.view
 	m.mu.Unlock()
 	if !r.Force && !slices.Contains(m.inStep(v, s.name), r.To) {
-		return fmt.Errorf("shard %s: master %s does not serve its head, or is drained, or lost: %w", s.name, r.To, replicator.ErrBehind)
+		return fmt.Errorf("shard %s: master %s is behind its head, drained, or lost: %w", s.name, r.To, replicator.ErrBehind)
 	}
 	limit := handOverLimit
 	if !r.Wait {
@@ -215,7 +231,7 @@ func (m *Master) handOver(ctx context.Context, s *shard, r leadRequest) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errors.New("a publish is under way"))
 	defer cancel()
-	if err := m.resign(ctx, s, r.To); err != nil {
+	if err := m.resign(ctx, s, r.To, r.Force); err != nil {
 		return fmt.Errorf("shard %s: %w", s.name, err)
 	}
 	m.log.Info().Str("shard", s.name).Str("to", r.To).Int64("epoch", st.Epoch).Msg("leadership handed over")

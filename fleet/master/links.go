@@ -153,6 +153,9 @@ func ask[T any](ctx context.Context, l *links, master, path string, body any, be
 		return out, unreachable(ctx, master, err)
 	}
 	defer resp.Body.Close()
+	if resp.Header.Get(removedHeader) != "" {
+		return out, fmt.Errorf("master %s: %w", master, errRemovedHere)
+	}
 	if resp.StatusCode != http.StatusOK {
 		return out, fmt.Errorf("master %s: %s", master, resp.Status)
 	}
@@ -179,6 +182,9 @@ func ask[T any](ctx context.Context, l *links, master, path string, body any, be
 	}
 	return out, unreachable(ctx, master, err)
 }
+
+// errRemovedHere is what another master answers when it knows that this one was removed.
+var errRemovedHere = errors.New("this master was removed from the fleet")
 
 func unreachable(ctx context.Context, master string, err error) error {
 	if ctx.Err() != nil {

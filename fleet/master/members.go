@@ -80,7 +80,32 @@ func (c control) Drain(ctx context.Context, name string) error {
 		return kindOf(err)
 	}
 	c.log.Info().Str("peer", name).Str("by", console.CallerOf(ctx).String()).Msg("master is drained")
-	return c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Drained[name]; return ok })
+	if err := c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Drained[name]; return ok }); err != nil {
+		return err
+	}
+	return c.awaitIdle(ctx, name)
+}
+
+// awaitIdle waits until a master leads nothing that another one could lead.
+func (c control) awaitIdle(ctx context.Context, name string) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		v, left := c.picture().view, ""
+		for shard := range v.Shards {
+			if leader, ok := c.election.Leader(shard); ok && leader.Master == name && c.servedBeside(v, shard, name) {
+				left = shard
+			}
+		}
+		if left == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return console.Errorf(console.ErrUnavailable, "master %s is drained, but still leads shard %s: `nfs-fleet status` shows when it does not", name, left)
+		case <-tick.C:
+		}
+	}
 }
 
 // Undrain implements console.Control.

@@ -102,7 +102,10 @@ func (m *Master) fromMasters(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name, err := m.callingMaster(r)
 		if err != nil {
-			m.log.Warn().Err(err).Str("client", r.RemoteAddr).Str("caller", name).Msg("a request for masters only was refused")
+			m.refused(err, r.RemoteAddr, name)
+			if errors.Is(err, errRemovedCaller) {
+				w.Header().Set(removedHeader, "yes")
+			}
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
@@ -110,7 +113,22 @@ func (m *Master) fromMasters(next http.Handler) http.Handler {
 	})
 }
 
-var errNoMaster = errors.New("only masters of the fleet may ask this")
+var (
+	errNoMaster      = errors.New("only masters of the fleet may ask this")
+	errRemovedCaller = errors.New("removed from the fleet")
+)
+
+// removedHeader tells a caller that it was removed: it may not see etcd, where it would find that out itself.
+const removedHeader = "Nfs-Fleet-Removed"
+
+// refused logs that somebody who is no master was turned away, once for each: a removed master keeps trying.
+func (m *Master) refused(err error, from, name string) {
+	event := m.log.Debug()
+	if m.warnOnce("refused " + name) {
+		event = m.log.Warn()
+	}
+	event.Err(err).Str("client", from).Str("caller", name).Msg("not a master: refused")
+}
 
 // callingMaster names the master that a request comes from.
 func (m *Master) callingMaster(r *http.Request) (string, error) {
@@ -128,7 +146,7 @@ func (m *Master) notRemoved(name, instance string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if gone, removed := m.view.Removed[instance]; removed {
-		return fmt.Errorf("master %s was removed from the fleet on %s: %w", name, gone.RemovedAt.Format(time.DateTime), errNoMaster)
+		return fmt.Errorf("master %s, on %s: %w", name, gone.RemovedAt.Format(time.DateTime), errRemovedCaller)
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func (m *Master) serveTunnel(_ *http.Server, conn *tls.Conn, _ http.Handler) {
 	state := conn.ConnectionState()
 	name, instance, ok := trust.Caller(&state)
 	if err := m.notRemoved(name, instance); !ok || err != nil || m.member == nil {
-		m.log.Warn().Err(err).Str("client", conn.RemoteAddr().String()).Str("caller", name).Msg("a tunnel to etcd was refused")
+		m.refused(err, conn.RemoteAddr().String(), name)
 		conn.Close()
 		return
 	}

@@ -72,7 +72,7 @@ func (c control) Status(ctx context.Context) (console.Status, error) {
 		st.Warnings = append(st.Warnings, c.leaderWarnings(sh, p)...)
 	}
 	for _, m := range st.Masters {
-		st.Warnings = append(st.Warnings, masterWarnings(m)...)
+		st.Warnings = append(st.Warnings, masterWarnings(m, p)...)
 	}
 	return st, nil
 }
@@ -90,14 +90,19 @@ func (c control) leaderWarnings(s console.ShardStatus, p picture) []string {
 	return []string{fmt.Sprintf("shard %s: no living master holds generation %d: start one that does, or give it up with `nfs-fleet shard recover %s --accept-loss`", s.Name, s.Head, s.Name)}
 }
 
-func masterWarnings(m console.MasterStatus) []string {
+// lagWarning is the age of a head from which on every master should serve it.
+const lagWarning = 5 * time.Second
+
+func masterWarnings(m console.MasterStatus, p picture) []string {
 	var out []string
 	switch m.State {
 	case console.MasterLost:
 		out = append(out, fmt.Sprintf("master %s is lost since %s: `nfs-fleet master remove %s` if it does not come back", m.Name, m.LostSince.Format(time.DateTime), m.Name))
 	default:
 		for _, shard := range slices.Sorted(maps.Keys(m.Lag)) {
-			out = append(out, fmt.Sprintf("master %s is %d generations behind the head of shard %s", m.Name, m.Lag[shard], shard))
+			if head := p.view.Heads[shard]; p.now.Sub(head.PublishedAt) > lagWarning || m.Lag[shard] > announceLag {
+				out = append(out, fmt.Sprintf("master %s serves generation %d of shard %s, whose head is %d", m.Name, m.Serves[shard], shard, head.Number))
+			}
 		}
 	}
 	return out

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
 )
 
 // errSteppedDown is why a connection is refused by a master that the fleet goes on without.
@@ -28,6 +30,9 @@ func (m *Master) runStepDown(ctx context.Context) error {
 
 func (m *Master) stepDown(ctx context.Context) {
 	lease := m.election.Lease()
+	if lease.ID == 0 && time.Since(m.started) > 2*m.cfg.LeaseTTL {
+		m.confirmed(ctx) // a removed master learns of it only from others
+	}
 	if lease.Alive || lease.ID == 0 {
 		if m.steppedDown.Swap(false) {
 			m.log.Info().Msg("this master has a lease again: serving")
@@ -58,6 +63,9 @@ func (m *Master) confirmed(ctx context.Context) string {
 		}
 		asking.Go(func() {
 			r, err := ask[leaseReport](ctx, m.links, name, pathLease, nothing{}, nil)
+			if errors.Is(err, errRemovedHere) {
+				m.fail(removedError(fleet.Removal{Master: m.cfg.Name}, m.data.path))
+			}
 			if err != nil || !r.Alive || r.Masters[m.cfg.Name] {
 				return
 			}
