@@ -25,7 +25,7 @@ type chaosKind struct {
 }
 
 var chaosKinds = []chaosKind{
-	{"embedded", FleetConfig{Masters: 3}, [][]string{{"kill-leader", "rot"}, {"pause"}}},
+	{"embedded", FleetConfig{Masters: 3}, [][]string{{"kill-publishing", "rot"}, {"pause-publishing"}}},
 	{"debian-3", FleetConfig{Masters: 3, Etcd: EtcdDebian, EtcdMembers: 3}, [][]string{{"etcd-kill-all", "full"}, {"cut", "kill-restart"}}},
 	{"module-3", FleetConfig{Masters: 3, Etcd: EtcdModule, EtcdMembers: 3}, [][]string{{"mute", "rot"}, {"rolling"}}},
 	{"embedded-5", FleetConfig{Masters: 5}, nil},

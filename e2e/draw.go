@@ -4,6 +4,7 @@ import (
 	"math/rand"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type draw struct {
 	random *rand.Rand
 	hold   time.Duration
 	m      *Master
+	shard  string
 }
 
 // The kinds of fault. Some are there twice, in forms that matter more than others.
@@ -26,6 +28,8 @@ var choices = []choice{
 	{"kill", func(d *draw) fault { return kills(d.hold, d.m) }},
 	{"kill-restart", func(d *draw) fault { return kills(0, d.m) }},
 	{"kill-leader", func(d *draw) fault { return kills(d.hold, d.leader()) }},
+	{"kill-publishing", func(d *draw) fault { return d.publishing(kills(d.hold, d.leader())) }},
+	{"pause-publishing", func(d *draw) fault { return d.publishing(pauses(3*chaosTTL, d.leader())) }},
 	{"kill-most", func(d *draw) fault { return kills(d.hold, d.shuffled()[:len(d.Masters)/2+1]...) }},
 	{"kill-all", func(d *draw) fault { return kills(d.hold, d.Masters...) }},
 	{"pause", func(d *draw) fault { return pauses(3*chaosTTL, d.m) }},
@@ -58,7 +62,9 @@ func (h *chaos) choicesNamed(only *regexp.Regexp) []choice {
 
 // one makes a fault of one of these kinds.
 func (h *chaos) one(random *rand.Rand, among []choice) fault {
-	d := &draw{chaos: h, random: random, m: h.Masters[random.Intn(len(h.Masters))]}
+	d := &draw{
+		chaos: h, random: random, m: h.Masters[random.Intn(len(h.Masters))], shard: chaosShards[random.Intn(len(chaosShards))],
+	}
 	d.hold = chaosTTL/10 + time.Duration(random.Int63n(int64(3*chaosTTL))).Round(10*time.Millisecond)
 	f := among[random.Intn(len(among))].make(d)
 	if h.Etcd == nil {
@@ -93,9 +99,21 @@ func (h *chaos) also(random *rand.Rand, faults []fault, among []choice) []fault 
 	return faults
 }
 
+// publishing has a fault begin as soon as its master asks the others to fetch a generation: it is in the middle of a publish then.
+func (d *draw) publishing(f fault) fault {
+	begin, master := f.begin, f.touches[0]
+	f.what += ", in the middle of a publish"
+	f.begin = func() {
+		// Without etcd, or without a publish that gets so far, it begins anyway.
+		d.watchKey("staged/"+d.shard, func() {}, func(value string) bool { return strings.Contains(value, `"`+master+`"`) })
+		begin()
+	}
+	return f
+}
+
 // leader returns who leads a shard at this moment, or any master.
 func (d *draw) leader() *Master {
-	if name := d.Leader(chaosShards[d.random.Intn(len(chaosShards))]); name != "" {
+	if name := d.Leader(d.shard); name != "" {
 		return d.Master(name)
 	}
 	return d.m

@@ -198,11 +198,10 @@ func (f *Fleet) etcdAt() (*Host, string) {
 	return f.Masters[0].Host, "127.0.0.1"
 }
 
-// WaitKey waits until a change of the fleet's key, after start has been called, is one that ok wants.
-func (f *Fleet) WaitKey(key string, start func(), ok func(value string) bool) {
-	f.t.Helper()
+// watchKey waits until a change of the fleet's key, made after start was called, is one that ok wants, and returns its value.
+func (f *Fleet) watchKey(key string, start func(), ok func(value string) bool) (value string, err error) {
 	host, addr := f.etcdAt()
-	err := withEtcd(host, addr, func(ctx context.Context, c *clientv3.Client) error {
+	err = withEtcd(host, addr, func(ctx context.Context, c *clientv3.Client) error {
 		key := "/nfs-fleet/" + f.Masters[0].Fleet + "/" + key
 		now, err := c.Get(ctx, key)
 		if err != nil {
@@ -212,14 +211,20 @@ func (f *Fleet) WaitKey(key string, start func(), ok func(value string) bool) {
 		start()
 		for r := range watch {
 			for _, e := range r.Events {
-				if e.Type == clientv3.EventTypePut && ok(string(e.Kv.Value)) {
+				if value = string(e.Kv.Value); e.Type == clientv3.EventTypePut && ok(value) {
 					return nil
 				}
 			}
 		}
 		return context.Cause(ctx)
 	})
-	if err != nil {
+	return value, err
+}
+
+// WaitKey is watchKey for what must happen.
+func (f *Fleet) WaitKey(key string, start func(), ok func(value string) bool) {
+	f.t.Helper()
+	if _, err := f.watchKey(key, start, ok); err != nil {
 		f.t.Fatalf("wait for %s: %v", key, err)
 	}
 }

@@ -77,7 +77,7 @@ func (p *publisher) once() error {
 		}
 		m = p.fleet.Masters[p.random.Intn(len(p.fleet.Masters))]
 	}
-	if n := p.newest(); n != nil && p.random.Intn(10) == 0 {
+	if n := p.newest(); n != nil && p.random.Intn(5) == 0 {
 		back := p.pick()
 		_, err := p.attempt(m, back.manifest, "rollback", p.shard, fmt.Sprint(back.generation))
 		return err
