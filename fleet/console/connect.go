@@ -3,6 +3,7 @@ package console
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -154,6 +155,10 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 			return nil, context.Cause(ctx)
 		}
 		err = bare(cause(ctx, err))
+		var untrusted *tls.CertificateVerificationError
+		if errors.As(err, &untrusted) && c.bearer == "" {
+			return nil, Errorf(ErrUnauthorized, "%s is a fleet's own address, for those with a token: make one on a master (`nfs-fleet token create --shard SHARD`) and give it with --token or --token-file (%w)", c.servers[n], err)
+		}
 		if sent && r.method != "" && !r.again {
 			return nil, Errorf(ErrUnreachable, "%s broke off (%w): `nfs-fleet status` and `history` show whether it was done", c.servers[n], err)
 		}

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -207,3 +209,17 @@ func (w *patientWriter) Header() http.Header              { return w.header }
 func (w *patientWriter) WriteHeader(int)                  {}
 func (w *patientWriter) Flush()                           {}
 func (w *patientWriter) SetWriteDeadline(time.Time) error { return nil }
+
+func TestATLSAddressWithoutATokenSaysWhatIsMissing(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	c, err := NewClient(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Status(t.Context()); !errors.Is(err, ErrUnauthorized) || !strings.Contains(err.Error(), "token create") {
+		t.Errorf("%v: want ErrUnauthorized and what to do", err)
+	}
+}
