@@ -280,14 +280,17 @@ func (m *Master) coordinate(ctx context.Context) {
 	if m.member != nil {
 		go etcd.Steer(ctx, etcd.Steering{Client: m.client, Routes: m.routes, Masters: m.etcdCandidates, Logger: m.log}) // ends with the term
 	}
-	tick := time.NewTicker(balanceEvery)
+	tick, sweep := time.NewTicker(balanceEvery), time.NewTicker(time.Minute)
 	defer tick.Stop()
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 			m.balance(ctx)
+		case <-sweep.C:
+			m.sweepTokens(ctx)
 		}
 	}
 }

@@ -133,7 +133,7 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 		parts.stop(stopLimit)
 		return err
 	}
-	m.log.Info().Str("fleet", cfg.Fleet).Str("version", version).Str("nfs", listeners.nfs.Addr().String()).
+	m.log.Info().Str("fleet", m.cfg.Fleet).Str("version", version).Str("nfs", listeners.nfs.Addr().String()).
 		Str("http", listeners.http.Addr().String()).Str("data_dir", m.data.path).Msg("master started")
 	select {
 	case <-ctx.Done():
