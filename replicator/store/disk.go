@@ -131,6 +131,7 @@ type file struct {
 	refs    atomic.Int64 // holders: the cache, Sync's list, each Blob
 	used    atomic.Bool  // read since the cache's clock hand passed
 	blocks  *blocks      // of a large object; set before it is shared
+	loaded  atomic.Int64 // of a pack: the end of what was last read from the disk
 }
 
 // newFile takes f over. The kernel is told not to read ahead: what nobody has asked for would come into the page cache

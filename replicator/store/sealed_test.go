@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -195,6 +196,61 @@ func TestNeighboursAreNotTrusted(t *testing.T) {
 	}
 }
 
+// resident reports whether the page cache has the page of a byte, without making it fetch that.
+func resident(t *testing.T, f *file, off int64) bool {
+	t.Helper()
+	page := int64(os.Getpagesize())
+	m, err := unix.Mmap(f.fd, off/page*page, int(page), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(m) //nolint:errcheck // it was just mapped
+	var in [1]byte
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(m))), uintptr(page), uintptr(unsafe.Pointer(&in)))
+	if errno != 0 {
+		t.Skipf("mincore: %v", errno)
+	}
+	return in[0]&1 != 0
+}
+
+// Objects that are read one after the other come from the disk together, and are hashed all the same.
+func TestReadingOn(t *testing.T) {
+	s := openStore(t, t.TempDir(), Options{})
+	var objects [][]byte
+	for i := range 40 {
+		objects = append(objects, object(i, 30_000))
+		mustPut(t, s, objects[i])
+	}
+	mustSync(t, s)
+	first := sealed(t, s, objects[0])
+	dropCache(t, first)
+	p := make([]byte, 30_000)
+	is := func(i int) bool { return resident(t, first.file, first.start()+int64(i)*(30_000+recordHeader)+4096) }
+	for _, i := range []int{10, 30} {
+		mustHold(t, s, objects[i])
+	}
+	if is(31) || is(11) {
+		t.Error("what nobody asked for was read")
+	}
+	mustHold(t, s, objects[31])
+	for end := time.Now().Add(20 * time.Second); !is(36); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("what comes next was not read")
+		}
+	}
+	b, err := s.OpenBlob(tree.Sum(objects[36]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := b.ReadCached(p, 0); ok {
+		t.Error("it was not hashed")
+	}
+	mustHold(t, s, objects[36])
+	if _, ok := b.ReadCached(p, 0); !ok {
+		t.Error("it was hashed, and is not believed")
+	}
+}
+
 // A block of a large object is checked without reading the others, and damage in it condemns the object.
 func TestBlocksAreCheckedAlone(t *testing.T) {
 	f := new(faults)
@@ -215,7 +271,7 @@ func TestBlocksAreCheckedAlone(t *testing.T) {
 		if _, ok := b.ReadCached(p, i*blockSize); !ok {
 			t.Errorf("block %d was not kept", i)
 		}
-		if next := (i + 3) % 6; b.file.preadCached(p[:1], next*blockSize) != 0 {
+		if next := (i + 3) % 6; resident(t, b.file, next*blockSize) {
 			t.Errorf("reading block %d has read block %d", i, next)
 		}
 	}
