@@ -35,14 +35,16 @@ func (c *Candidate) stands(shard string) bool {
 // "_fleet", which a name with an underscore in front says, weighs nothing. Whoever sees the same arguments, in whatever
 // order, names the same masters.
 func Assign(vacant []string, leaders map[string]string, candidates []Candidate) map[string]string {
-	b := newBallot(vacant, leaders, candidates)
-	named := make(map[string]string, len(vacant))
-	for _, shard := range b.vacant {
-		if m := b.elect(shard); m != nil {
-			named[shard] = m.Master
+	b := &ballot{vacant: slices.Clone(vacant)}
+	slices.Sort(b.vacant)
+	b.vacant = slices.Compact(b.vacant)
+	load := make(map[string]int, len(candidates))
+	for shard, master := range leaders {
+		if _, again := slices.BinarySearch(b.vacant, shard); !again {
+			load[master] += weight(shard)
 		}
 	}
-	return named
+	return b.assign(load, candidates)
 }
 
 // ballot is one run of Assign.
@@ -60,22 +62,28 @@ type nominee struct {
 	load int
 }
 
-func newBallot(vacant []string, leaders map[string]string, candidates []Candidate) *ballot {
-	b := &ballot{vacant: slices.Clone(vacant), masters: make([]nominee, 0, len(candidates))}
-	slices.Sort(b.vacant)
-	b.vacant = slices.Compact(b.vacant)
-	load := make(map[string]int, len(candidates))
+// assign names the masters. b.vacant is sorted; load is what each master leads, living or not.
+func (b *ballot) assign(load map[string]int, candidates []Candidate) map[string]string {
+	b.prepare(load, candidates)
+	named := make(map[string]string, len(b.vacant))
+	for _, shard := range b.vacant {
+		if m := b.elect(shard); m != nil {
+			named[shard] = m.Master
+		}
+	}
+	return named
+}
+
+func (b *ballot) prepare(load map[string]int, candidates []Candidate) {
 	for _, shard := range b.vacant {
 		b.reserved += weight(shard)
 	}
 	total := b.reserved
-	for shard, master := range leaders {
-		if _, again := slices.BinarySearch(b.vacant, shard); !again {
-			load[master] += weight(shard)
-			total += weight(shard)
-		}
+	for _, n := range load {
+		total += n
 	}
-	preferred := map[string]bool{}
+	b.masters = make([]nominee, 0, len(candidates))
+	preferred := make(map[string]bool, len(b.vacant))
 	for i := range candidates {
 		c := &candidates[i]
 		if c.Retired {
@@ -83,7 +91,9 @@ func newBallot(vacant []string, leaders map[string]string, candidates []Candidat
 		}
 		b.masters = append(b.masters, nominee{c, load[c.Master]})
 		for _, shard := range c.Preferred {
-			preferred[shard] = true
+			if _, vacant := slices.BinarySearch(b.vacant, shard); vacant {
+				preferred[shard] = true
+			}
 		}
 	}
 	// Shards that somebody has the source of go first: the others fill the gaps that these leave.
@@ -94,7 +104,6 @@ func newBallot(vacant []string, leaders map[string]string, candidates []Candidat
 	for _, m := range b.masters {
 		b.deficit += max(0, b.low-m.load)
 	}
-	return b
 }
 
 // elect assigns one shard.

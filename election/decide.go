@@ -47,8 +47,8 @@ func (s *state) holds(shard string) (epoch int64, ok bool) {
 	return seat.epoch, led && s.lease.id != 0 && seat.lease == s.lease.id
 }
 
-// judge brings what follows from the shards that something happened to up to date: terms, vacancies, keys that are owed.
-// With many shards and masters nearly every event is about another shard than the rest.
+// judge brings what follows from the shards that something happened to up to date: terms, vacancies, keys that are
+// owed. With many shards and masters nearly every event is about one shard only.
 func (s *state) judge(now instant) {
 	if s.every {
 		for _, of := range []map[string]int64{s.terms, s.released} {
@@ -74,7 +74,7 @@ func (s *state) judge(now instant) {
 		s.crowd, s.known = false, nil
 	}
 	clear(s.touched)
-	s.name()
+	s.named = nil
 }
 
 func (s *state) touchAll(shards iter.Seq[string]) {
@@ -143,17 +143,18 @@ func (s *state) noteOwed(shard string) {
 	}
 }
 
-// name asks Assign who is to lead what is vacant.
-func (s *state) name() {
-	s.named = nil
-	if len(s.vacant) == 0 || s.lease.deadline == 0 {
-		return
+// name returns whom Assign names to lead a vacant shard. It is worked out when it is asked for, because a shard that was
+// handed over to an heir needs no naming, and kept until something changes.
+func (s *state) name(shard string) string {
+	if s.named == nil {
+		load := make(map[string]int, len(s.view.candidates))
+		for shard, seat := range s.view.seats {
+			load[seat.Master] += weight(shard)
+		}
+		b := &ballot{vacant: slices.Sorted(maps.Keys(s.vacant))}
+		s.named = b.assign(load, s.candidates())
 	}
-	leaders := make(map[string]string, len(s.view.seats))
-	for shard, seat := range s.view.seats {
-		leaders[shard] = seat.Master
-	}
-	s.named = Assign(slices.Collect(maps.Keys(s.vacant)), leaders, s.candidates())
+	return s.named[shard]
 }
 
 func (s *state) standsFor(shard string) bool {
@@ -177,17 +178,21 @@ func (s *state) candidates() []Candidate {
 	return all
 }
 
-// due returns when this master is to try for a vacant shard: at once if it is named, or a turn later for each master
-// that comes before it.
+// due returns when this master is to try for a vacant shard: at once if it is the heir, or else is named, and a turn later
+// for each master that comes before it. Who is next is worked out when it comes to that.
 func (s *state) due(shard string, since, now instant) instant {
-	heir := s.view.heirs[shard]
-	if heir == "" && s.named[shard] == s.config.Master {
+	heir, me := s.view.heirs[shard], s.config.Master
+	first := heir
+	if m, lives := s.view.candidates[heir]; heir != me && (!lives || !m.stands(shard)) {
+		first = s.name(shard)
+	}
+	switch {
+	case first == me:
 		return since
+	case now < since.add(turn):
+		return since.add(turn)
 	}
-	if heir == "" && now < since.add(turn) {
-		return since.add(turn) // at the earliest; who is next is worked out when it comes to that
-	}
-	r := rank(shard, s.config.Master, s.candidates(), heir, s.named[shard])
+	r := rank(shard, me, s.candidates(), heir, s.name(shard))
 	return since.add(time.Duration(max(r, 0)) * turn)
 }
 

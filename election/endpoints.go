@@ -128,7 +128,9 @@ func (e *endpoints) close(ctx context.Context) {
 func (ep *endpoint) answered() { ep.heard.Store(int64(time.Since(processStart))) }
 
 // silentSince reports whether the endpoint has said nothing at all since then.
-func (ep *endpoint) silentSince(t time.Time) bool { return ep.heard.Load() < int64(t.Sub(processStart)) }
+func (ep *endpoint) silentSince(t time.Time) bool {
+	return ep.heard.Load() < int64(t.Sub(processStart))
+}
 
 // while returns a context that also ends when the endpoint is left.
 func (ep *endpoint) while(ctx context.Context) (context.Context, context.CancelFunc) {

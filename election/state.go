@@ -38,7 +38,7 @@ type state struct {
 	resigned map[string]string // shard → heir: leaderships to be handed over
 	owed     map[string]bool   // keys that are ours without a term, or are being handed over
 	vacant   map[string]instant
-	named    map[string]string // shard → master that Assign names
+	named    map[string]string // shard → master that Assign names; nil: to be worked out
 	records  map[string][]byte // announced; nil: to be deleted
 	unsaved  map[string]bool   // records that etcd does not have yet
 	failing  bool              // the last write failed
