@@ -15,7 +15,8 @@ func (a *app) recoverCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "recover", Short: "Rebuild an etcd that has lost the fleet, from the master's disk",
 		Long: "recover writes the fleet's identity, shards and heads into an etcd that lost them or was restored from an old\n" +
-			"backup, above every number that the master has seen. What etcd has and what is newer stays as it is.",
+			"backup, above every number that the masters have seen. What etcd has and what is newer stays as it is.\n\n" +
+			"With --lost-quorum it first makes the etcd inside this master a cluster of one, when the other voters are gone for good.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client()
@@ -27,6 +28,11 @@ func (a *app) recoverCommand() *cobra.Command {
 				return err
 			}
 			a.warn(rep.Warnings)
+			if rep.Restart {
+				return a.show(rep, func(w io.Writer) {
+					fmt.Fprintln(w, "Restart this master now: its etcd becomes a cluster of one. Then restart the other masters that are left, and run `nfs-fleet recover`.")
+				})
+			}
 			return a.show(rep, func(w io.Writer) {
 				verb := "recovered"
 				if r.DryRun {
@@ -43,6 +49,7 @@ func (a *app) recoverCommand() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&r.LostQuorum, "lost-quorum", false, "most voters of the embedded etcd are gone for good: go on from this master's, at its next start")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "only say what would be written")
 	return cmd
 }

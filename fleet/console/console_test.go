@@ -60,8 +60,8 @@ func exchanges() []exchange {
 			return c.Verify(ctx, VerifyRequest{"www", true}, nil)
 		},
 			"verify {Shard:www Repair:true}", func(f *fake) any { return f.verified }},
-		{"Recover", func(ctx context.Context, c Control) (any, error) { return c.Recover(ctx, RecoverRequest{true}) },
-			"recover {DryRun:true}", func(f *fake) any { return f.found }},
+		{"Recover", func(ctx context.Context, c Control) (any, error) { return c.Recover(ctx, RecoverRequest{DryRun: true}) },
+			"recover {DryRun:true LostQuorum:false}", func(f *fake) any { return f.found }},
 		{"Lead", func(ctx context.Context, c Control) (any, error) { return ok(c.Lead(ctx, "www", "m2")) }, "lead www m2", nothing},
 		{"RecoverShard", func(ctx context.Context, c Control) (any, error) {
 			return c.RecoverShard(ctx, "www", RecoverShardRequest{true})

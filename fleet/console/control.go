@@ -160,4 +160,7 @@ type VerifyRequest struct {
 // RecoverRequest says how to recover.
 type RecoverRequest struct {
 	DryRun bool `json:"dry_run,omitempty"` // report what would be written, and write nothing
+	// LostQuorum prepares this master's embedded etcd to go on alone from its next start, because most voters are gone
+	// for good; nothing else is recovered then. ErrConflict: a living master has its quorum.
+	LostQuorum bool `json:"lost_quorum,omitempty"`
 }

@@ -114,6 +114,7 @@ func (r VerifyReport) Sound() bool { return len(r.Missing) == 0 && int64(len(r.B
 type RecoverReport struct {
 	ID       string           `json:"id"`
 	Shards   []RecoveredShard `json:"shards"`
+	Restart  bool             `json:"restart,omitempty"` // the master has to be restarted for it to happen
 	Warnings []string         `json:"warnings"`
 }
 

@@ -91,10 +91,13 @@ func (m *Master) openMember(ctx context.Context) error {
 		Failed: m.etcdFailed, Logger: m.log,
 	})
 	first := m.local.Joined == "" && len(m.routes.Peers()) == 0
-	err = m.member.Open(ctx, first)
+	if m.toRescue() {
+		err = m.rescue(ctx)
+	} else {
+		err = m.member.Open(ctx, first)
+	}
 	if errors.Is(err, etcd.ErrStart) && ctx.Err() == nil && m.hasPublished() {
-		m.etcdFailed(err)
-		return nil
+		return nil // it has been logged
 	}
 	return err
 }
@@ -113,12 +116,9 @@ func (m *Master) hasPublished() bool {
 	return false
 }
 
-// etcdFailed notes that the etcd in this process is gone until the next start.
+// etcdFailed is called each time that the etcd in this process has failed. It is started again by itself where that helps.
 func (m *Master) etcdFailed(err error) {
-	m.log.Error().Err(err).Msg("etcd is gone; serving goes on, publishing waits")
-	m.mu.Lock()
-	m.etcdGone = err
-	m.mu.Unlock()
+	m.log.Error().Err(err).Msg("the etcd in this process has failed; serving goes on")
 }
 
 func etcdTLS(e EtcdConfig) (*tls.Config, error) {

@@ -79,3 +79,11 @@ func TestLeadershipGoesOnWhenTheLeaderStops(t *testing.T) {
 	back := start(t, m1.cfg)
 	back.until("the second generation on m1", inStep(3, 2))
 }
+
+func TestALostQuorumIsNotRescuedByMistake(t *testing.T) {
+	r := start(t, testConfig(t))
+	r.until("the first generation", serves(1))
+	if _, err := r.client.Recover(t.Context(), console.RecoverRequest{LostQuorum: true}); !errors.Is(err, console.ErrConflict) {
+		t.Errorf("etcd has its quorum, recover says %v; want ErrConflict", err)
+	}
+}

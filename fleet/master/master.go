@@ -88,7 +88,6 @@ type Master struct {
 	reconciled fleet.View           // the last view whose shards are those here
 	changed    chan struct{}        // closed, and replaced, when reconciled or terms change
 	etcdErr    error                // why etcd cannot be read now
-	etcdGone   error                // why the etcd in this process is gone for good
 	lostSince  map[string]time.Time // by master: when its lease was seen to be gone
 	shards     map[string]*shard
 	terms      map[string]*election.Term // by shard, the latest
@@ -226,7 +225,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	if err := m.restoreShards(ctx); err != nil {
 		return err
 	}
-	if m.etcdGone != nil {
+	if m.member != nil && m.member.Status().Err != nil {
 		m.serve() // there is no etcd to wait for
 	}
 	parts.start("shards", m.runShards)
@@ -252,10 +251,12 @@ func (m *Master) connected() map[netip.Addr]bool { return m.exporter.Clients() }
 func (m *Master) etcdProblem() error {
 	m.mu.Lock()
 	err := m.etcdErr
-	if m.etcdGone != nil {
-		err = m.etcdGone
-	}
 	m.mu.Unlock()
+	if err != nil && m.member != nil {
+		if own := m.member.Status().Err; own != nil {
+			err = own // says more than that nobody answers
+		}
+	}
 	if lease := m.election.Lease(); err == nil && lease.ID != 0 && !lease.Alive {
 		if err = lease.Err; err == nil {
 			err = election.ErrLeaseLost

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
 )
 
 // selfLimit is how long another master may take to tell of itself.
@@ -150,6 +151,12 @@ func (c control) RemoveMaster(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
+	if c.member != nil {
+		seats, err := etcd.Members(ctx, c.client, c.routes)
+		if err == nil && !etcd.CanRemove(seats, name) {
+			return console.Errorf(console.ErrConflict, "without master %s etcd would lose its quorum: start the lost masters again, or remove those first", name)
+		}
+	}
 	instance := v.Roster[name].Instance
 	if err := c.registry.Remove(ctx, name, instance); err != nil {
 		return kindOf(err)

@@ -87,6 +87,10 @@ func (c control) Recover(ctx context.Context, r console.RecoverRequest) (console
 	id, etcdErr, revision := c.local, c.etcdErr, c.view.Revision
 	c.mu.Unlock()
 	rep := console.RecoverReport{ID: id.ID, Shards: []console.RecoveredShard{}, Warnings: []string{}}
+	if r.LostQuorum {
+		rep.Restart = true
+		return rep, c.askRescue(ctx)
+	}
 	if id.ID == "" {
 		return rep, console.Errorf(console.ErrConflict, "this disk belongs to no fleet yet: there is nothing to recover from")
 	}
