@@ -36,8 +36,12 @@ var choices = []choice{
 	{"pause-leader", func(d *draw) fault { return pauses(d.hold, d.leader()) }},
 	{"cut", func(d *draw) fault { return cuts(d.hold, d.m) }},
 	{"cut-long", func(d *draw) fault { return cuts(3*chaosTTL, d.m) }},
-	{"mute", func(d *draw) fault { return deafens(d.hold, "what comes from", []*Host{d.m.Host}, d.LAN.hosts, d.m) }},
-	{"deaf", func(d *draw) fault { return deafens(d.hold, "what goes to", d.LAN.hosts, []*Host{d.m.Host}, d.m) }},
+	{"mute", func(d *draw) fault {
+		return deafens(d.hold, "what comes from "+d.m.Name, []*Host{d.m.Host}, d.LAN.hosts, d.m)
+	}},
+	{"deaf", func(d *draw) fault {
+		return deafens(d.hold, "what goes to "+d.m.Name, d.LAN.hosts, []*Host{d.m.Host}, d.m)
+	}},
 	{"rolling", func(d *draw) fault { return restarts(d.shuffled()) }},
 	{"drain", func(d *draw) fault { return drains(d.hold, d.m, d.Masters[d.random.Intn(len(d.Masters))]) }},
 	{"full", func(d *draw) fault { return fills(d.hold, d.Masters[len(d.Masters)-1]) }},
@@ -48,6 +52,9 @@ var choices = []choice{
 var externalChoices = []choice{
 	{"etcd-kill", func(d *draw) fault { return etcdDies(d.hold, d.Masters, d.members()...) }},
 	{"etcd-kill-all", func(d *draw) fault { return etcdDies(3*chaosTTL, d.Masters, d.Etcd.Members...) }},
+	{"etcd-deaf", func(d *draw) fault {
+		return deafens(d.hold, "what "+d.m.Name+" sends to etcd", []*Host{d.m.Host}, d.Etcd.hosts(), d.m)
+	}},
 	{"etcd-hang", func(d *draw) fault { return etcdHangs(d.hold, d.Masters, d.members()...) }},
 }
 

@@ -111,6 +111,14 @@ func (e *Etcd) Flag() string {
 	return strings.Join(urls, ",")
 }
 
+// hosts are the members' hosts.
+func (e *Etcd) hosts() (all []*Host) {
+	for _, m := range e.Members {
+		all = append(all, m.Host)
+	}
+	return all
+}
+
 // healthy asks every member for a linearizable read.
 func (e *Etcd) healthy() error {
 	for _, m := range e.Members {

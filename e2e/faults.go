@@ -75,7 +75,7 @@ func cuts(hold time.Duration, m *Master) fault {
 // deafens loses what from sends to each of to, and nothing of what they send.
 func deafens(hold time.Duration, what string, from []*Host, to []*Host, m *Master) fault {
 	return fault{
-		what: fmt.Sprintf("%s of %s lost for %v", what, m.Name, hold), hold: hold, touches: []string{m.Name}, hits: []history.Fault{silence(m)},
+		what: fmt.Sprintf("%s lost for %v", what, hold), hold: hold, touches: []string{m.Name}, hits: []history.Fault{silence(m)},
 		begin: func() { eachPair(from, to, func(a, b *Host) { a.LoseTo(m.t, b) }) },
 		end:   func() { eachPair(from, to, func(a, b *Host) { a.ReachTo(m.t, b) }) },
 	}
