@@ -208,21 +208,22 @@ func (b Blob) readSealedSpan(p []byte, off int64, seal *uint32) (ok, busy bool) 
 	if atomic.LoadUint32(seal) != x.now(sp) {
 		return false, false
 	}
-	ok = b.cached(p, off, sp)
+	ok, alone := b.cached(p, off, sp)
+	ok = ok && (alone || x.settle(sp))
 	intact := atomic.LoadUint32(seal) == x.now(sp)
 	return ok && intact, !ok && intact
 }
 
-// cached fills p from the page cache, and says whether that could be done without asking the disk, by this read or by
-// another that has not yet counted what it asked for.
-func (b Blob) cached(p []byte, off int64, sp span) bool {
+// cached fills p from the page cache, and says whether that could be done without asking the disk. alone: no other read
+// was under way that may have asked for these pages and not counted it yet.
+func (b Blob) cached(p []byte, off int64, sp span) (ok, alone bool) {
 	x := &b.s.seals
 	joined := x.enter(sp)
 	if b.file.preadCached(p, b.start()+off) < len(p) {
 		x.missed(sp, joined)
-		return false
+		return false, false
 	}
-	return x.leave(sp, joined) || x.settle(sp)
+	return true, x.leave(sp, joined)
 }
 
 // Close lets go of the object. Copies of a Blob are one Blob: the last user closes it, once.

@@ -64,7 +64,11 @@ func (b Blob) check(p []byte, off int64, seal *uint32, good func() bool) (n int,
 	for again := range 2 {
 		n, err = len(p), nil
 		as := x.now(sp)
-		if again > 0 || sp.n > 2 || !b.cached(p, off, sp) {
+		hit := false
+		if again == 0 && sp.n <= 2 {
+			hit, _ = b.cached(p, off, sp) // what another counts later breaks the seal
+		}
+		if !hit {
 			if again > 0 {
 				b.file.dropCached(b.start()+off, int64(len(p)))
 			}
@@ -86,8 +90,10 @@ func (b Blob) check(p []byte, off int64, seal *uint32, good func() bool) (n int,
 // fetch fills p from off on, hashing nothing.
 func (b Blob) fetch(p []byte, off int64) (int, error) {
 	sp := b.span(off, int64(len(p)))
-	if sp.n <= 2 && b.cached(p, off, sp) {
-		return len(p), nil
+	if sp.n <= 2 {
+		if hit, _ := b.cached(p, off, sp); hit {
+			return len(p), nil
+		}
 	}
 	b.s.seals.load(sp)
 	return b.load(p, off)
@@ -119,11 +125,15 @@ const (
 // a directory's files are put together, and read together. Their seals are broken.
 func (b Blob) readOn() {
 	start := b.start()
-	end := (start + b.Size() + 1<<b.s.pageShift - 1) >> b.s.pageShift << b.s.pageShift
-	before := b.file.loaded.Swap(end)
-	if start < before-aheadGap || start > before+aheadGap {
+	ahead := b.file.loaded.Load()
+	if start < ahead && start >= ahead-aheadBytes-aheadGap {
+		return // it was read on from there
+	}
+	if start < ahead || start > ahead+aheadGap {
+		b.file.loaded.Store(start + b.Size())
 		return
 	}
+	end := (start + b.Size() + 1<<b.s.pageShift - 1) >> b.s.pageShift << b.s.pageShift
 	sp := b.s.page(b.e.pack, end)
 	sp.stride, sp.n = 1, aheadBytes>>b.s.pageShift
 	b.s.seals.load(sp)
@@ -140,6 +150,12 @@ func (b Blob) readLarge(p []byte, off int64) error {
 		}
 	}
 	sums := *k.sums.Load()
+	if first, last := off/blockSize, (off+int64(len(p))-1)/blockSize; last > first {
+		if hit, _ := b.cached(p[:1], off, k.span(first, first)); !hit {
+			b.s.seals.load(k.span(first, last)) // all of it at once, rather than a block after the other
+			b.file.readAhead(off, int64(len(p)))
+		}
+	}
 	for len(p) > 0 {
 		i := off / blockSize
 		at := off - i*blockSize
