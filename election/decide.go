@@ -65,16 +65,25 @@ func (s *state) judge(now instant) {
 		return
 	}
 	for shard := range s.touched {
+		s.noteClaim(shard)
 		s.endTermOf(shard)
 		s.beginTermOf(shard)
 		s.noteVacancy(now, shard)
 		s.noteOwed(shard)
 	}
 	if s.crowd {
-		s.crowd, s.known = false, nil
+		s.crowd, s.known, s.named = false, nil, nil
 	}
 	clear(s.touched)
-	s.named = nil
+}
+
+// noteClaim keeps the naming of the other vacant shards when one is taken by the master that was named for it. Otherwise a
+// hundred shards that fall vacant at once would be named anew for each of them that is taken.
+func (s *state) noteClaim(shard string) {
+	_, vacant := s.vacant[shard]
+	if seat, led := s.view.seats[shard]; !vacant || !led || s.named[shard] != seat.Master {
+		s.named = nil
+	}
 }
 
 func (s *state) touchAll(shards iter.Seq[string]) {
