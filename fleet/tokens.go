@@ -22,6 +22,7 @@ type TokenRecord struct {
 	ExpiresAt time.Time  `json:"expires_at"` // by the clocks of the masters
 	By        string     `json:"by"`         // who made it
 	Note      string     `json:"note,omitempty"`
+	UsedBy    string     `json:"used_by,omitempty"` // the instance that has joined with it, and may ask again with it
 }
 
 // MaxTokenLife is the longest that a token may live.

@@ -37,7 +37,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 				}
 				fmt.Fprintf(w, "%s: generation %d is the head (%s), %s\n", p.Shard, p.Number, quoted(p.Source), changes(p))
 				servedBy(w, p)
-				fmt.Fprintf(w, "The source is paused until `nfs-fleet source resume %s`.\n", p.Shard)
+				fmt.Fprintf(w, "A source of the shard is paused until `nfs-fleet source resume %s`.\n", p.Shard)
 			})
 		},
 	}

@@ -45,7 +45,7 @@ type ShardStatus struct {
 	By          string       `json:"by"`    // the master that published it
 	From        string       `json:"from"`  // where its content came from, as the generation's source
 	Note        string       `json:"note,omitempty"`
-	Copies      int          `json:"copies"`
+	Copies      int          `json:"copies"` // masters that are known to hold the generation
 	MinCopies   int          `json:"min_copies"`
 	Retained    int          `json:"retained"` // generations kept, the head included
 	Mounts      int          `json:"mounts"`   // clients that have mounted it, on any master

@@ -280,10 +280,9 @@ func (g *gatekeeper) failed(from netip.Addr) {
 	}
 }
 
-// usedToken is a token's record with who has used it.
+// usedToken is a token's record, as it is at a revision.
 type usedToken struct {
 	fleet.TokenRecord
-	UsedBy   string `json:"used_by,omitempty"` // the instance that has joined with it
 	revision int64
 }
 

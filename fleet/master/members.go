@@ -144,6 +144,10 @@ func (c control) RemoveMaster(ctx context.Context, name string) error {
 	if len(v.Roster) == 1 {
 		return console.Errorf(console.ErrConflict, "master %s is the only one of this fleet: stop it instead", name)
 	}
+	_, drained := v.Drained[name]
+	if _, alive := v.Masters[name]; alive && !drained {
+		return console.Errorf(console.ErrConflict, "master %s serves: drain it first with `nfs-fleet master drain %s`", name, name)
+	}
 	for _, shard := range slices.Sorted(maps.Keys(v.Heads)) {
 		if v.Replicas[name].Serves[shard] >= v.Heads[shard].Number && !c.servedBeside(v, shard, name) {
 			return console.Errorf(console.ErrConflict, "master %s is the only living one that serves generation %d of shard %s: let another one catch up first", name, v.Heads[shard].Number, shard)

@@ -156,6 +156,13 @@ func (c control) shardStatus(s *shard, p picture) console.ShardStatus {
 	if r.Head.Number > 0 {
 		st.AgeS = int64(p.now.Sub(r.Head.PublishedAt).Seconds())
 	}
+	served := 0
+	for name := range p.view.Masters {
+		if r.Head.Number > 0 && p.view.Replicas[name].Serves[s.name] == r.Head.Number {
+			served++
+		}
+	}
+	st.Copies = max(st.Copies, served)
 	if leader, ok := c.election.Leader(s.name); ok {
 		st.Leader, st.Epoch = leader.Master, leader.Epoch
 	}
@@ -180,7 +187,7 @@ func shardWarnings(s console.ShardStatus) []string {
 		say("generation %d is stale: etcd has not confirmed it since this master started", s.Generation)
 	}
 	if s.Generation > 0 && s.Copies < s.MinCopies {
-		say("generation %d was published with %d of %d copies: add masters, or lower it with `shard set --min-copies`", s.Generation, s.Copies, s.MinCopies)
+		say("generation %d has %d of %d copies: add masters, or lower it with `shard set --min-copies`", s.Generation, s.Copies, s.MinCopies)
 	}
 	if s.Source.Error != "" {
 		say("publishing from the source failed: %s", s.Source.Error)

@@ -82,7 +82,7 @@ func tokenOf(r fleet.TokenRecord) console.Token {
 	return console.Token{ID: r.ID, Kind: r.Kind, Shards: r.Shards, CreatedAt: r.CreatedAt, ExpiresAt: r.ExpiresAt, By: r.By, Note: r.Note}
 }
 
-// Tokens implements console.Control.
+// Tokens implements console.Control: those that are of use to somebody yet.
 func (c control) Tokens(ctx context.Context) ([]console.Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
@@ -90,9 +90,11 @@ func (c control) Tokens(ctx context.Context) ([]console.Token, error) {
 	if err != nil {
 		return nil, kindOf(err)
 	}
-	out := make([]console.Token, len(records))
-	for i, r := range records {
-		out[i] = tokenOf(r)
+	out := make([]console.Token, 0, len(records))
+	for _, r := range records {
+		if r.UsedBy == "" {
+			out = append(out, tokenOf(r))
+		}
 	}
 	slices.SortFunc(out, func(a, b console.Token) int { return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID)) })
 	return out, nil
