@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -235,24 +236,28 @@ func TestQuarantineIsBounded(t *testing.T) {
 	s := openStore(t, dir, Options{})
 	q := filepath.Join(dir, "quarantine")
 	for i := range quarantineFiles + 5 {
-		if err := os.WriteFile(filepath.Join(q, fmt.Sprint(i)), nil, 0o600); err != nil {
+		name := filepath.Join(q, fmt.Sprint(i))
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-	}
-	big := filepath.Join(q, "big")
-	if err := os.WriteFile(big, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(big, quarantineBytes); err != nil {
-		t.Fatal(err)
+		if i == quarantineFiles { // too large by itself, and younger than the others
+			if err := os.Truncate(name, quarantineBytes); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at := time.Now().Add(time.Duration(i-2*quarantineFiles) * time.Minute)
+		if err := os.Chtimes(name, at, at); err != nil {
+			t.Fatal(err)
+		}
 	}
 	mustPut(t, s, object(1, 500))
 	if _, err := s.Get(t.Context(), rot(t, s, object(1, 500))); !errors.Is(err, tree.ErrCorrupt) {
 		t.Fatal(err)
 	}
 	left, err := os.ReadDir(q)
-	if err != nil || len(left) != 1 || !strings.HasPrefix(left[0].Name(), tree.Sum(object(1, 500)).String()) {
-		t.Errorf("%d files are left, %v: want the one that was put last", len(left), err)
+	found := slices.ContainsFunc(left, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), tree.Sum(object(1, 500)).String()) })
+	if err != nil || len(left) != 5 || !found {
+		t.Errorf("%d files are left, %v: want the last, and the four that came after the large one", len(left), err)
 	}
 }
 
