@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -33,6 +34,7 @@ func (m *Member) Run(ctx context.Context, client *clientv3.Client, routes *Route
 	defer m.Close()
 	f := &follower{m: m, client: client, routes: routes, asker: newAsker(routes)}
 	defer f.asker.close()
+	defer f.closing.Wait()
 	tick, reclaim := time.NewTicker(followEvery), time.NewTicker(reclaimEvery)
 	defer tick.Stop()
 	defer reclaim.Stop()
@@ -42,6 +44,7 @@ func (m *Member) Run(ctx context.Context, client *clientv3.Client, routes *Route
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-m.over():
 		case <-reclaim.C:
 			if err := f.reclaim(ctx); err != nil && ctx.Err() == nil {
 				m.cfg.Logger.Warn().Err(err).Msg("embedded etcd: reclaiming space failed; trying again in a minute")
@@ -62,6 +65,9 @@ type follower struct {
 	next  time.Time     // when the member may be started again
 	pause time.Duration // after the next failure
 	full  bool          // the member waits for room on the disk
+
+	closing sync.WaitGroup // of a member that has ended by itself
+	closes  atomic.Bool    // that is under way: its ports and its directory may not be free yet
 }
 
 func (f *follower) look(ctx context.Context) {
@@ -72,7 +78,7 @@ func (f *follower) look(ctx context.Context) {
 		f.pause = 0
 	}
 	f.m.mu.Lock()
-	stuck := f.m.stuck || f.full
+	stuck := f.m.stuck || f.full || f.closes.Load()
 	f.m.mu.Unlock()
 	list, via := f.list(ctx, own)
 	if ctx.Err() != nil {
@@ -99,8 +105,24 @@ func (f *follower) bury() {
 		f.m.cfg.Logger.Error().Err(r.err).Msg("the etcd in this master has ended")
 		f.m.failed(r.err)
 	}
-	f.m.stop()
 	f.wait()
+	f.avoid()
+	f.closes.Store(true)
+	f.m.detach()
+	f.closing.Go(func() { // which can take long, or for ever, when its goroutines have failed
+		defer f.closes.Store(false)
+		f.m.finish(r)
+	})
+}
+
+// avoid sends the client to other masters' voters at once, because this one's has ended. Which of them answers is found
+// out with the next look.
+func (f *follower) avoid() {
+	self := f.routes.Endpoint(f.m.cfg.Name)
+	others := slices.DeleteFunc(f.routes.fallback(), func(e string) bool { return e == self })
+	if len(others) > 0 {
+		f.routes.lead(others)
+	}
 }
 
 // makeRoom ends the member in good order before the disk under it is full, because etcd does not outlive an error of a

@@ -274,19 +274,40 @@ func (m *Member) present() *running {
 	return m.now
 }
 
+// over is closed when the member that runs now has ended; nil while none runs.
+func (m *Member) over() <-chan struct{} {
+	if r := m.present(); r != nil {
+		return r.ended
+	}
+	return nil
+}
+
 // stop ends the member if it runs.
 func (m *Member) stop() {
+	if r := m.detach(); r != nil {
+		m.finish(r)
+	}
+}
+
+// detach says that no member runs any more, and returns the one that did.
+func (m *Member) detach() *running {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	r := m.now
 	m.now = nil
-	m.mu.Unlock()
-	if r != nil && !r.close(closeLimit) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.stuck = true
-		if m.err != nil {
-			m.err = fmt.Errorf("%w; then restart nfs-fleet", m.err)
-		}
+	return r
+}
+
+// finish closes a member. One that does not end keeps its ports and its directory until the process ends.
+func (m *Member) finish(r *running) {
+	if r.close(closeLimit) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stuck = true
+	if m.err != nil {
+		m.err = fmt.Errorf("%w; then restart nfs-fleet", m.err)
 	}
 }
 
