@@ -195,7 +195,7 @@ func (s *simulation) even(by []*fake) (outside string, ok bool) {
 func (s *simulation) until(what string, is func() bool) time.Duration {
 	s.Helper()
 	start := time.Now()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
 		if time.Since(start) > patience {
@@ -287,7 +287,9 @@ func (s *simulation) publishing() {
 // publish moves a shard's head as its leader, whoever that is by now.
 func (s *simulation) publish(shard string) {
 	s.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
 		f := s.byName[s.leaders()[shard]]
 		if f == nil {
 			continue
@@ -300,7 +302,7 @@ func (s *simulation) publish(shard string) {
 		if err == nil {
 			return
 		}
-		if !errors.Is(err, fleet.ErrFenced) && !errors.Is(err, fleet.ErrUnavailable) {
+		if t.Check() == nil && !errors.Is(err, fleet.ErrFenced) && !errors.Is(err, fleet.ErrUnavailable) {
 			s.Fatal(err)
 		}
 	}
