@@ -295,3 +295,50 @@ func TestShardRecover(t *testing.T) {
 		t.Errorf("the master that came back serves %q", got)
 	}
 }
+
+// Most voters of the embedded etcd are gone for good: the fleet goes on from the one that is left, and grows again.
+func TestQuorumLostForGood(t *testing.T) {
+	needCommands(t, "nfs-cat")
+	f := StartFleet(t, FleetConfig{Masters: 3, TTL: 2 * time.Second})
+	dir := t.TempDir()
+	writeFile(t, dir+"/file", "kept")
+	f.createShard("www")
+	before := f.publishAnywhere("www", dir, "")
+	f.WaitServed("www", before.Number, restLimit)
+	left := f.Masters[2]
+	if r := left.CLI("recover", "--lost-quorum"); r.Code == 0 {
+		t.Errorf("a quorum that is there is given up: %v", r)
+	}
+	f.Masters[0].Kill()
+	f.Masters[1].Kill()
+	f.Masters = []*Master{left}
+	eventually(t, restLimit, "it says that publishing cannot go on", func() bool { return left.CLI("publish", "www", dir).Code == exitNoLeader })
+	if got := f.cat(left, "www/file"); got != "kept" {
+		t.Errorf("without a quorum it serves %q", got)
+	}
+	eventually(t, restLimit, "recover", func() bool { return left.CLI("recover", "--lost-quorum").Code == 0 })
+	left.Stop()
+	left.Start()
+	eventually(t, restLimit, "it serves", func() bool { return f.cat(left, "www/file") == "kept" })
+	eventually(t, restLimit, "recover", func() bool { return left.CLI("recover").Code == 0 })
+	writeFile(t, dir+"/file", "goes on")
+	if g := f.publishAnywhere("www", dir, ""); g.Number <= before.Number {
+		t.Errorf("generation %d after %d", g.Number, before.Number)
+	}
+	for _, gone := range []string{"m1", "m2"} {
+		eventually(t, restLimit, "remove "+gone, func() bool { return left.CLI("master", "remove", gone, "--yes").Code == 0 })
+	}
+	for _, name := range []string{"m4", "m5"} {
+		m := NewMaster(t, MasterConfig{Name: name, Host: f.LAN.Host(t, name), Flags: []string{"--lease-ttl", "2s"}, Join: f.JoinToken(left)})
+		m.Start()
+		m.WaitReady()
+		f.Masters = append(f.Masters, m)
+	}
+	f.WaitVoters(3)
+	f.WaitServed("www", before.Number+1, restLimit)
+	for _, m := range f.Masters {
+		if got := f.cat(m, "www/file"); got != "goes on" {
+			t.Errorf("%s serves %q", m.Name, got)
+		}
+	}
+}
