@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/raft/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -182,9 +184,18 @@ func (r *Registry) Unstage(ctx context.Context, shard string, f Fence, seen int6
 // fenced applies ops if f holds, the head's ModRevision is seen and the shard exists.
 func (r *Registry) fenced(ctx context.Context, what, shard string, f Fence, seen int64, ops ...clientv3.Op) error {
 	head, settings := r.keys.Head(shard), r.keys.Shard(shard)
-	resp, err := r.client.Txn(ctx).
-		If(f.holds(), clientv3.Compare(clientv3.ModRevision(head), "=", seen), clientv3.Compare(clientv3.CreateRevision(settings), ">", 0)).
-		Then(ops...).Else(clientv3.OpGet(f.LeaderKey)).Commit()
+	txn := func() (*clientv3.TxnResponse, error) {
+		return r.client.Txn(ctx).
+			If(f.holds(), clientv3.Compare(clientv3.ModRevision(head), "=", seen), clientv3.Compare(clientv3.CreateRevision(settings), ">", 0)).
+			Then(ops...).Else(clientv3.OpGet(f.LeaderKey)).Commit()
+	}
+	resp, err := txn()
+	for ; isDropped(err) && ctx.Err() == nil; resp, err = txn() {
+		select { // etcd is between two leaders
+		case <-ctx.Done():
+		case <-time.After(dropPause):
+		}
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s of %s: %w", what, shard, unavailable(err))
@@ -261,12 +272,24 @@ func put(key string, value any, opts ...clientv3.OpOption) clientv3.Op {
 	return clientv3.OpPut(key, string(b), opts...)
 }
 
+// dropPause is the time between two attempts at a write that etcd has dropped.
+const dropPause = 50 * time.Millisecond
+
+// isDropped reports whether etcd says that it has not begun with a write, because it has no raft leader just now. The
+// error has no code of its own.
+func isDropped(err error) bool {
+	return status.Code(err) == codes.Unknown && strings.Contains(err.Error(), raft.ErrProposalDropped.Error())
+}
+
 // unavailable wraps ErrUnavailable around errors that mean "etcd did not answer" rather than "etcd said no".
 func unavailable(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, rpctypes.ErrNoLeader), errors.Is(err, rpctypes.ErrLeaderChanged),
 		errors.Is(err, rpctypes.ErrTimeout), errors.Is(err, rpctypes.ErrTimeoutDueToLeaderFail), errors.Is(err, rpctypes.ErrTimeoutDueToConnectionLost),
 		errors.Is(err, rpctypes.ErrNoSpace), errors.Is(err, rpctypes.ErrStopped):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if isDropped(err) {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	switch status.Code(err) {

@@ -7,6 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/raft/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
@@ -236,5 +240,15 @@ func TestFollow(t *testing.T) {
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("Follow returned %v", err)
+	}
+}
+
+func TestADroppedWriteIsUnavailable(t *testing.T) {
+	err := status.Error(codes.Unknown, raft.ErrProposalDropped.Error())
+	if got := unavailable(err); !errors.Is(got, ErrUnavailable) {
+		t.Errorf("%v is not ErrUnavailable", got)
+	}
+	if got := unavailable(status.Error(codes.Unknown, "something else")); errors.Is(got, ErrUnavailable) {
+		t.Errorf("%v is ErrUnavailable", got)
 	}
 }

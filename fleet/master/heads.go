@@ -2,6 +2,7 @@ package master
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
@@ -36,7 +37,14 @@ func (h shardHeads) Move(ctx context.Context, epoch, seen int64, next tree.Gener
 func (h shardHeads) Stage(ctx context.Context, epoch, seen int64, next tree.Generation) error {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	return h.registry.Stage(ctx, h.shard, h.fence(epoch), seen, next)
+	for {
+		attempt, cancel := context.WithTimeout(ctx, etcdTimeout/4)
+		err := h.registry.Stage(attempt, h.shard, h.fence(epoch), seen, next)
+		cancel()
+		if !errors.Is(err, fleet.ErrUnavailable) || ctx.Err() != nil { // staging the same twice does no harm
+			return err
+		}
+	}
 }
 
 // History implements replicator.Heads.
