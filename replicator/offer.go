@@ -31,7 +31,7 @@ func (r *Replica) offer(ctx context.Context, p Publication) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("scan %s: %w", r.cfg.Directory, err)
 	}
-	merged, err := tree.Merge(ctx, r.cfg.Store, head.Root, scan, tree.MergeOptions{
+	merged, err := tree.Merge(ctx, r.objects(), head.Root, scan, tree.MergeOptions{
 		Generation: head.Number + 1, NextIno: max(head.NextIno, 1), Now: tree.TimeOf(r.cfg.Now()), Tag: r.cfg.Tag, Root: scan.Root(),
 	})
 	res := Result{Generation: head}

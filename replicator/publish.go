@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/replicator/source"
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
@@ -149,7 +150,7 @@ func (r *Replica) publishTree(ctx context.Context, root tree.Digest, c change) (
 		if err := r.whole(ctx, root); err != nil {
 			return Result{}, err
 		}
-		lister, entry, err := tree.FromTree(r.cfg.Store, root, head.generation.Root)
+		lister, entry, err := tree.FromTree(r.objects(), root, head.generation.Root)
 		if err != nil {
 			return Result{}, fmt.Errorf("read tree %s: %w", root, err)
 		}
@@ -242,7 +243,7 @@ func (r *Replica) advance(ctx context.Context, head seenHead, l tree.Lister, c c
 	if c.instead != nil {
 		base = *c.instead
 	}
-	merged, err := tree.Merge(ctx, r.cfg.Store, base, l, tree.MergeOptions{
+	merged, err := tree.Merge(ctx, r.objects(), base, l, tree.MergeOptions{
 		Generation: number, NextIno: max(head.generation.NextIno, r.maxima.NextIno, 1), Now: tree.TimeOf(r.cfg.Now()), Tag: r.cfg.Tag, Root: c.root,
 	})
 	if err != nil {
@@ -303,7 +304,7 @@ func (r *Replica) oldest(next tree.Generation) uint64 {
 }
 
 func (r *Replica) count(ctx context.Context, before, after tree.Digest, res *Result) error {
-	return tree.Diff(ctx, r.cfg.Store, before, after, func(c tree.Change) error {
+	return tree.Diff(ctx, r.objects(), before, after, func(c tree.Change) error {
 		switch {
 		case c.Old == nil:
 			res.Added++
@@ -316,6 +317,9 @@ func (r *Replica) count(ctx context.Context, before, after tree.Digest, res *Res
 		return nil
 	})
 }
+
+// objects is the store, mended from other masters where it is found to be damaged.
+func (r *Replica) objects() tree.Objects { return store.Healed{Store: r.cfg.Store} }
 
 func (r *Replica) identity() string { return r.cfg.Master + ":" + r.cfg.Directory }
 

@@ -302,8 +302,5 @@ func (m *Master) heal(ctx context.Context, digests ...tree.Digest) error {
 	if err == nil && len(missing) > 0 {
 		err = fmt.Errorf("%d objects: no living master has them: %w", len(missing), tree.ErrMissing)
 	}
-	if err == nil {
-		m.log.Info().Int("objects", len(digests)).Str("first", digests[0].String()).Msg("repaired from another master")
-	}
 	return err
 }
