@@ -134,7 +134,6 @@ func (f *Fleet) removed(t *testing.T) {
 	if _, there := f.list()[m.Name]; there {
 		t.Errorf("a removed master is listed: %v", f.list())
 	}
-	f.WaitVoters(1)
 	dir := t.TempDir()
 	writeFile(t, dir+"/left", "two masters")
 	f.Masters = f.Masters[:2]
