@@ -1,8 +1,12 @@
 package election_test
 
 import (
+	"context"
+	"flag"
 	"fmt"
 	"net/url"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,8 +26,53 @@ func newPrefix() string { return fmt.Sprintf("/nfs-fleet/suite%d/", clusters.Add
 
 func TestEtcd(t *testing.T) {
 	electiontest.Suite(t, func(t *testing.T) electiontest.Cluster {
-		return &etcdCluster{prefix: newPrefix(), admin: etcdtest.Dial(t, election.SharedEndpoint()), proxies: map[string]*election.Proxy{}}
+		return newEtcdCluster(t, election.SharedEndpoint())
 	})
+}
+
+// TestOtherEtcds runs the suite on etcds that are processes of their own: Debian's, as long as it is there, and those of
+// -etcds. They fsync.
+func TestOtherEtcds(t *testing.T) {
+	binaries := []string{"/usr/bin/etcd"}
+	if *etcds != "" {
+		binaries = append(binaries, strings.Split(*etcds, ",")...)
+	}
+	for _, binary := range binaries {
+		t.Run(binary, func(t *testing.T) {
+			if _, err := os.Stat(binary); err != nil {
+				t.Skip(err)
+			}
+			url := startProcess(t, binary)
+			electiontest.Suite(t, func(t *testing.T) electiontest.Cluster { return newEtcdCluster(t, url) })
+		})
+	}
+}
+
+var etcds = flag.String("etcds", "", "binaries of more etcds to test on, comma-separated")
+
+// startProcess starts an etcd that ends with the test, and returns its URL.
+func startProcess(t *testing.T, binary string) string {
+	t.Helper()
+	client, peer := "http://"+etcdtest.FreeAddress(), "http://"+etcdtest.FreeAddress()
+	cmd := exec.Command(binary, "--data-dir", t.TempDir(), "--listen-client-urls", client, "--advertise-client-urls", client,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed: the error says so
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := etcdtest.Dial(t, client).Get(ctx, "x"); err != nil { // it waits until there is an answer
+		t.Fatal(err)
+	}
+	return client
+}
+
+func newEtcdCluster(t *testing.T, endpoint string) *etcdCluster {
+	return &etcdCluster{prefix: newPrefix(), endpoint: endpoint, admin: etcdtest.Dial(t, endpoint), proxies: map[string]*election.Proxy{}}
 }
 
 func TestMemory(t *testing.T) {
@@ -34,8 +83,9 @@ func TestMemory(t *testing.T) {
 
 // etcdCluster reaches a real etcd through one proxy a master.
 type etcdCluster struct {
-	prefix string
-	admin  *clientv3.Client
+	prefix   string
+	endpoint string
+	admin    *clientv3.Client
 
 	mu      sync.Mutex // guards proxies
 	proxies map[string]*election.Proxy
@@ -47,7 +97,7 @@ func (c *etcdCluster) proxy(t *testing.T, master string) *election.Proxy {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.proxies[master] == nil {
-		u, err := url.Parse(election.SharedEndpoint())
+		u, err := url.Parse(c.endpoint)
 		if err != nil {
 			t.Fatal(err)
 		}
