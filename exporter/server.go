@@ -61,6 +61,7 @@ type Config struct {
 type Server struct {
 	log     zerolog.Logger
 	exports atomic.Pointer[export.Table]
+	reads   *reads      // NFS
 	stream  *rpc.Server // NFS, MOUNT and Config.Programs
 	packet  *rpc.Server // MOUNT over UDP
 }
@@ -72,8 +73,9 @@ func New(c Config) *Server {
 	s := &Server{log: c.Logger}
 	s.SetExports(nil)
 	files := nfs3.New(nfs3.Config{Exports: s.exports.Load, Elsewhere: c.Elsewhere, Log: c.Logger, Readers: c.Readers})
+	s.reads = &reads{Program: files}
 	mounts := mount3.New(mount3.Config{Exports: s.exports.Load, Mounts: c.Mounts, Log: c.Logger})
-	s.stream = rpc.New(rpc.Config{Programs: append([]rpc.Program{files, mounts}, c.Programs...), Log: c.Logger, Gate: c.Gate,
+	s.stream = rpc.New(rpc.Config{Programs: append([]rpc.Program{s.reads, mounts}, c.Programs...), Log: c.Logger, Gate: c.Gate,
 		Observer: c.Observe, MaxConns: c.MaxConns, MaxRecord: c.MaxRecord, MaxInFlight: c.MaxInFlight, IdleTimeout: c.Idle})
 	s.packet = rpc.New(rpc.Config{Programs: []rpc.Program{mounts}, Log: c.Logger})
 	return s
