@@ -1,0 +1,245 @@
+package relay
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// Mover is a Relay as a Prober needs it. Its methods return at once, but for Move.
+type Mover interface {
+	Hold()
+	Resume()
+	Switch(to netip.AddrPort)
+	Move(ctx context.Context, to netip.AddrPort) error
+	Flow() Flow
+	Losses() <-chan Loss
+}
+
+// Greeter says HELLO over one connection. It is used by one goroutine at a time.
+type Greeter interface {
+	// Hello fails when the connection does, or ctx ends; it is closed afterwards.
+	Hello(ctx context.Context) (Answer, error)
+	Close() error
+}
+
+// ProberConfig is what a Prober needs.
+type ProberConfig struct {
+	Relay Mover
+	// Dial makes a connection for greetings.
+	Dial func(ctx context.Context, to netip.AddrPort) (Greeter, error)
+	// Discover asks DNS for the slave's order. It is called at the start when Targets is empty, and when nobody in the order
+	// answers, at most once a second and one at a time. nil: there is only Targets.
+	Discover func(ctx context.Context) ([]Target, error)
+	// Targets is the order to begin with.
+	Targets []Target
+	// Changed is called after each change, one at a time; it must not block. nil: nobody wants to know.
+	Changed func(Change)
+	Logger  zerolog.Logger
+}
+
+// Course is where a relay is, and why.
+type Course struct {
+	Target Target // zero: nowhere yet
+	Lost   bool   // it is lost, and another is looked for
+	Since  time.Time
+	Why    string
+	Order  []Target // the home master first
+	Change Change   // the last; zero: none
+}
+
+// Prober keeps a relay on a living master. Course may be called from any goroutine.
+type Prober struct {
+	cfg    ProberConfig
+	events chan any
+
+	// Run's own.
+	course *course
+	asking map[uint64]context.CancelFunc
+
+	mu    sync.Mutex // guards what follows
+	idle  map[netip.AddrPort]Greeter
+	state Course
+}
+
+// discoverTime is how long DNS has to answer.
+const discoverTime = 5 * time.Second
+
+// NewProber returns a Prober. Nothing happens before Run.
+func NewProber(cfg ProberConfig) *Prober {
+	return &Prober{
+		cfg: cfg, events: make(chan any), course: newCourse(),
+		asking: make(map[uint64]context.CancelFunc), idle: make(map[netip.AddrPort]Greeter),
+	}
+}
+
+// Course says where the relay is.
+func (p *Prober) Course() Course {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state
+}
+
+// Run works until ctx ends. The relay is left as it is.
+func (p *Prober) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer p.closeIdle(nil)
+	defer wg.Wait()
+	defer cancel()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var event any = told{p.cfg.Targets}
+	for {
+		for _, action := range p.course.step(time.Now(), p.cfg.Relay.Flow(), event) {
+			p.perform(ctx, &wg, action)
+		}
+		p.settle()
+		timer.Reset(time.Until(p.course.wake))
+		select {
+		case <-ctx.Done():
+			return nil
+		case event = <-p.events:
+		case event = <-p.cfg.Relay.Losses():
+		case <-timer.C:
+			event = tick{}
+		}
+	}
+}
+
+// settle gives up what the course no longer waits for, and publishes where it is.
+func (p *Prober) settle() {
+	c := p.course
+	for id, cancel := range p.asking {
+		if _, ok := c.asks[id]; !ok {
+			cancel()
+			delete(p.asking, id)
+		}
+	}
+	state := Course{Target: c.current, Lost: c.lost, Since: c.since, Why: c.why, Order: c.order, Change: c.change}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state = state
+}
+
+// perform does what the course wants.
+func (p *Prober) perform(ctx context.Context, wg *sync.WaitGroup, action any) {
+	log := &p.cfg.Logger
+	switch a := action.(type) {
+	case greet:
+		ctx, cancel := context.WithCancel(ctx)
+		p.asking[a.id] = cancel
+		wg.Go(func() { defer cancel(); p.greet(ctx, a) })
+	case hold:
+		p.cfg.Relay.Hold()
+	case resume:
+		p.cfg.Relay.Resume()
+	case switchTo:
+		p.cfg.Relay.Switch(a.To.Addr)
+		p.changed(a.Change)
+	case arrived:
+		p.changed(a.Change)
+	case moveTo:
+		log.Info().Stringer("from", a.From).Stringer("to", a.To).Str("why", a.Why).Msg("moving to another master")
+		wg.Go(func() { p.move(ctx, a.Change) })
+	case discover:
+		if p.cfg.Discover != nil {
+			wg.Go(func() { p.discover(ctx) })
+		}
+	}
+}
+
+func (p *Prober) changed(ch Change) {
+	e := p.cfg.Logger.Info()
+	if ch.From.Addr.IsValid() {
+		e = e.Stringer("from", ch.From)
+	}
+	e.Stringer("to", ch.To).Str("why", ch.Why).Dur("took", ch.Took).Msg("reading from another master")
+	p.closeIdle(func(addr netip.AddrPort) bool { return addr == ch.To.Addr })
+	if p.cfg.Changed != nil {
+		p.cfg.Changed(ch)
+	}
+}
+
+func (p *Prober) move(ctx context.Context, ch Change) {
+	err := p.cfg.Relay.Move(ctx, ch.To.Addr)
+	if err != nil && ctx.Err() == nil {
+		p.cfg.Logger.Warn().Err(err).Stringer("to", ch.To).Msg("cannot move to another master")
+	}
+	p.tell(ctx, moved{err})
+}
+
+func (p *Prober) discover(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, discoverTime)
+	defer cancel()
+	targets, err := p.cfg.Discover(ctx)
+	if err != nil && ctx.Err() == nil {
+		p.cfg.Logger.Warn().Err(err).Msg("cannot look up the masters")
+	}
+	p.tell(ctx, told{targets})
+}
+
+func (p *Prober) tell(ctx context.Context, event any) {
+	select {
+	case p.events <- event:
+	case <-ctx.Done():
+	}
+}
+
+// greet says HELLO once, over the connection that was kept for it if there is one.
+func (p *Prober) greet(ctx context.Context, a greet) {
+	g, err := p.take(ctx, a)
+	var answer Answer
+	if err == nil {
+		if answer, err = g.Hello(ctx); err != nil {
+			g.Close() //nolint:errcheck // it has failed
+		} else {
+			p.keep(a.to.Addr, g)
+		}
+	}
+	if err != nil {
+		p.tell(ctx, failed{a.id, err})
+		return
+	}
+	p.tell(ctx, answered{a.id, answer})
+}
+
+func (p *Prober) take(ctx context.Context, a greet) (Greeter, error) {
+	p.mu.Lock()
+	g := p.idle[a.to.Addr]
+	delete(p.idle, a.to.Addr)
+	p.mu.Unlock()
+	if g != nil && !a.fresh {
+		return g, nil
+	}
+	if g != nil {
+		g.Close() //nolint:errcheck // it is not wanted
+	}
+	return p.cfg.Dial(ctx, a.to.Addr)
+}
+
+func (p *Prober) keep(addr netip.AddrPort, g Greeter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if old := p.idle[addr]; old != nil {
+		old.Close() //nolint:errcheck // it is not wanted
+	}
+	p.idle[addr] = g
+}
+
+// closeIdle closes the connections that are kept for greetings, but for some.
+func (p *Prober) closeIdle(keep func(netip.AddrPort) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for addr, g := range p.idle {
+		if keep == nil || !keep(addr) {
+			g.Close() //nolint:errcheck // it is over
+			delete(p.idle, addr)
+		}
+	}
+}
+
+var _ Mover = (*Relay)(nil)
