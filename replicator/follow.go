@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
@@ -24,7 +25,7 @@ func (f fence) before(g fence) bool { return f.era < g.era || f.era == g.era && 
 type chase struct {
 	target tree.Generation
 	began  time.Time
-	cancel context.CancelFunc
+	end    func() // cancels it, and lets go of what it has fetched
 	got    fetchMeter
 }
 
@@ -41,8 +42,7 @@ func (r *Replica) observe(ctx context.Context, h seenHead) {
 	served, next := r.head(), h.generation
 	r.undecided, r.wanted = false, h
 	switch {
-	case next.Number < served.Number, next.NextIno < served.NextIno, next.Number > 0 && fenceOf(next).before(fenceOf(served)),
-		next.Number == served.Number && next.Root != served.Root:
+	case regressed(next, served):
 		r.setProblem(fmt.Errorf("%w: etcd has generation %d of shard %s (epoch %d), this disk %d (epoch %d): run `nfs-fleet recover`",
 			ErrRegressed, next.Number, r.cfg.Shard, next.Epoch, served.Number, served.Epoch))
 		return
@@ -55,8 +55,24 @@ func (r *Replica) observe(ctx context.Context, h seenHead) {
 		r.startChase()
 		return
 	}
-	r.confirmed, r.misses = true, 0
+	r.confirmed, r.misses, r.cramped = true, 0, 0
 	r.setProblem(r.unreadable)
+}
+
+// regressed reports whether etcd could not name next its head if it had not forgotten something.
+func regressed(next, served tree.Generation) bool {
+	return next.Number < served.Number || next.NextIno < served.NextIno || next.Number > 0 && fenceOf(next).before(fenceOf(served)) ||
+		next.Number == served.Number && next.Root != served.Root
+}
+
+// confirm asks etcd itself when it is said to have forgotten something: a watch may tell late of a head from before this
+// master moved it. ok is false when etcd does not answer: then nothing is known.
+func (r *Replica) confirm(ctx context.Context, h seenHead) (now seenHead, ok bool) {
+	if !regressed(h.generation, r.head()) || errors.Is(r.problem, ErrRegressed) && h.revision == r.wanted.revision {
+		return h, true
+	}
+	g, revision, err := r.cfg.Heads.Head(ctx)
+	return seenHead{g, revision}, err == nil
 }
 
 // startChase begins to catch up with the wanted head unless that is under way. A chase of an older head goes on: what it
@@ -67,11 +83,17 @@ func (r *Replica) startChase() {
 	}
 	r.again.Stop()
 	ctx, cancel := context.WithCancel(r.life)
-	c := &chase{target: r.wanted.generation, began: time.Now(), cancel: cancel}
+	release := r.cfg.Store.Hold() // until what was fetched is served
+	c := &chase{target: r.wanted.generation, began: time.Now(), end: func() { cancel(); release() }}
 	r.chase = c
-	served, base := r.head(), r.wholeRoot()
+	served, base, cramped := r.head(), r.wholeRoot(), r.cramped != 0
 	r.log.Debug().Uint64("generation", c.target.Number).Uint64("served", served.Number).Msg("catching up")
-	r.work.Go(func() { r.pursue(ctx, c, served, base) })
+	r.work.Go(func() { r.pursue(ctx, c, served, base, cramped) })
+}
+
+func (r *Replica) endChase() {
+	r.chase.end()
+	r.chase = nil
 }
 
 // wholeRoot is a tree that the store holds whole; zero when there is none.
@@ -85,20 +107,22 @@ func (r *Replica) wholeRoot() tree.Digest {
 // stopChase ends the chase and waits for it.
 func (r *Replica) stopChase() {
 	if r.chase != nil {
-		r.chase.cancel()
-		r.chase = nil
+		r.endChase()
 	}
 	r.work.Wait()
 }
 
 // pursue fetches every generation after the served one, up to the target, in order: an ino that lived in between only
-// is still open somewhere. One of them that no master has any more is left out.
-func (r *Replica) pursue(ctx context.Context, c *chase, served tree.Generation, base tree.Digest) {
-	defer r.cfg.Store.Hold()()
+// is still open somewhere. One of them that no master has any more is left out, and all of them are when the disk has no
+// room: the head may need less.
+func (r *Replica) pursue(ctx context.Context, c *chase, served tree.Generation, base tree.Digest, cramped bool) {
 	missed, err := r.missed(ctx, served, c.target)
 	if err != nil {
 		r.bring(ctx, caught{chase: c, err: err})
 		return
+	}
+	if cramped {
+		missed = missed[len(missed)-1:]
 	}
 	for _, g := range missed {
 		err := r.cfg.Peers.Fetch(ctx, g.Root, base, g.By, c.got.set)
@@ -157,8 +181,7 @@ func (r *Replica) arrive(ctx context.Context, c caught) {
 		err = r.serve(ctx, c.generation)
 	}
 	if err != nil {
-		r.chase.cancel()
-		r.chase = nil
+		r.endChase()
 		r.fellShort(c.chase.target, err)
 		return
 	}
@@ -168,16 +191,26 @@ func (r *Replica) arrive(ctx context.Context, c caught) {
 	got := c.chase.got.sum()
 	r.log.Info().Uint64("generation", c.generation.Number).Int64("objects", got.Objects).Int64("bytes", got.Bytes).
 		Int64("took_ms", time.Since(c.chase.began).Milliseconds()).Msg("caught up")
-	r.chase.cancel()
-	r.chase = nil
+	r.endChase()
 	r.observe(ctx, r.wanted)
 }
 
 // fellShort notes why the wanted head is not served, and tries again later.
 func (r *Replica) fellShort(g tree.Generation, err error) {
 	r.setProblem(fmt.Errorf("generation %d: %w", g.Number, err))
+	if errors.Is(err, store.ErrFull) && r.cramped != g.Number {
+		r.cramped = g.Number
+		r.makeRoom()
+	}
 	r.again.Reset(min(30*time.Second, 500*time.Millisecond<<min(r.misses, 6)))
 	r.misses++
+}
+
+// makeRoom has what nobody needs collected: what an attempt that failed has fetched or read fills the disk, too.
+func (r *Replica) makeRoom() {
+	if r.cfg.Pruned != nil {
+		r.cfg.Pruned()
+	}
 }
 
 func (r *Replica) setProblem(err error) {
@@ -205,9 +238,7 @@ func (r *Replica) serve(ctx context.Context, g tree.Generation) error {
 		if err := r.cfg.Volume.Forget(ctx, kept[0].Number); err != nil {
 			return fmt.Errorf("forget generations before %d: %w", kept[0].Number, err)
 		}
-		if r.cfg.Pruned != nil {
-			r.cfg.Pruned()
-		}
+		r.makeRoom()
 	}
 	r.log.Info().Uint64("generation", g.Number).Uint64("files", g.Files).Str("root", g.Root.String()).Msg("flipped")
 	r.publishStatus()
@@ -244,6 +275,9 @@ func (r *Replica) Hold(ctx context.Context, g tree.Generation, from string, prog
 		return err
 	}
 	if err := r.cfg.Peers.Fetch(ctx, g.Root, base, from, progress); err != nil {
+		if errors.Is(err, store.ErrFull) {
+			r.makeRoom()
+		}
 		return fmt.Errorf("generation %d of shard %s: %w", g.Number, r.cfg.Shard, err)
 	}
 	if err := r.admit(g); err != nil {

@@ -17,12 +17,14 @@ import (
 // group is several masters with one shard and one etcd between them.
 type group struct {
 	*testing.T
-	heads *fakeHeads
-	mu    sync.Mutex // guards the rest
-	by    map[string]*bench
-	lost  map[string]bool                          // not alive
-	fault map[string]func(g tree.Generation) error // of Hold, by master
-	calls map[string]int                           // of Fetch, by master
+	heads   *fakeHeads
+	mu      sync.Mutex // guards the rest
+	by      map[string]*bench
+	lost    map[string]bool                          // not alive
+	fault   map[string]func(g tree.Generation) error // of Hold, by master
+	calls   map[string]int                           // of Fetch, by master
+	refuse  func(root tree.Digest) error             // of Fetch; nil: nothing is refused
+	offered func()                                   // called by Offer; nil: nobody asks
 }
 
 func newGroup(t *testing.T, names ...string) *group {
@@ -110,7 +112,13 @@ func (p groupPeers) Others() []string {
 func (p groupPeers) Fetch(ctx context.Context, root, _ tree.Digest, _ string, progress func(Fetched)) error {
 	p.mu.Lock()
 	p.calls[p.me]++
+	refuse := p.refuse
 	p.mu.Unlock()
+	if refuse != nil {
+		if err := refuse(root); err != nil {
+			return err
+		}
+	}
 	into := p.bench(p.me).store
 	var got Fetched
 	objects := sources{p, into, &got}
@@ -159,6 +167,12 @@ func (p groupPeers) Hold(ctx context.Context, master, _ string, g tree.Generatio
 }
 
 func (p groupPeers) Offer(ctx context.Context, _ string, o Offer) (Result, error) {
+	p.mu.Lock()
+	offered := p.offered
+	p.mu.Unlock()
+	if offered != nil {
+		offered()
+	}
 	for _, name := range p.Others() {
 		if r := p.bench(name).replica; r.Status().Epoch != 0 {
 			return r.Accept(ctx, o)

@@ -19,35 +19,69 @@ type Offer struct {
 	Automatic bool        `json:"automatic,omitempty"` // nobody has asked for it: only the source that the head came from may
 }
 
-// offer reads this master's source and has the leader publish what is new in it.
+// offered is what reading the source for the leader has come to.
+type offered struct {
+	scan *source.Scan // nil: there was none
+	res  Result
+	err  error
+}
+
+// offer reads this master's source and has the leader publish what is new in it. That takes its time: the shard goes on
+// following its head meanwhile.
 func (r *Replica) offer(ctx context.Context, p Publication) (Result, error) {
 	began := time.Now()
 	if !r.inStep() {
 		return Result{}, fmt.Errorf("shard %s: %w", r.cfg.Shard, ErrBehind)
 	}
 	defer r.cfg.Store.Hold()() // the leader fetches what is put here
-	head := r.head()
-	scan, err := r.cfg.Source.Scan(ctx, r.base != head.Root || r.base.IsZero(), p.Progress)
+	head, full, done := r.head(), r.base != r.head().Root || r.base.IsZero(), make(chan offered, 1)
+	go func() { done <- r.readForLeader(ctx, head, full, p) }()
+	o := r.followUntil(ctx, done)
+	o.res.Took = time.Since(began)
+	if o.err != nil {
+		if o.scan != nil {
+			o.scan.Abort()
+		}
+		return o.res, o.err
+	}
+	r.base = o.res.Generation.Root
+	r.finishScan(o.scan, &o.res)
+	return o.res, nil
+}
+
+// followUntil keeps the shard at its head until done.
+func (r *Replica) followUntil(ctx context.Context, done <-chan offered) offered {
+	for {
+		select {
+		case o := <-done:
+			return o
+		case <-r.wake:
+			r.listen(ctx)
+		case c := <-r.caught:
+			r.arrive(ctx, c)
+		case <-r.again.C:
+			r.observe(ctx, r.wanted)
+		}
+		r.publishStatus()
+	}
+}
+
+// readForLeader merges the source onto head and has the leader publish the result. It is no part of the owner's turn.
+func (r *Replica) readForLeader(ctx context.Context, head tree.Generation, full bool, p Publication) offered {
+	scan, err := r.cfg.Source.Scan(ctx, full, p.Progress)
 	if err != nil {
-		return Result{}, fmt.Errorf("scan %s: %w", r.cfg.Directory, err)
+		return offered{err: fmt.Errorf("scan %s: %w", r.cfg.Directory, err)}
 	}
 	merged, err := tree.Merge(ctx, r.objects(), head.Root, scan, tree.MergeOptions{
 		Generation: head.Number + 1, NextIno: max(head.NextIno, 1), Now: tree.TimeOf(r.cfg.Now()), Tag: r.cfg.Tag, Root: scan.Root(),
 	})
-	res := Result{Generation: head}
+	o := offered{scan: scan, res: Result{Generation: head}, err: err}
 	if err == nil && (merged.Changed || head.Source != r.identity()) {
-		res, err = r.cfg.Peers.Offer(ctx, r.cfg.Shard, Offer{
+		o.res, o.err = r.cfg.Peers.Offer(ctx, r.cfg.Shard, Offer{
 			Master: r.cfg.Master, Root: merged.Root, Source: r.identity(), Note: p.Note, Caller: p.Caller, Automatic: p.automatic,
 		})
 	}
-	res.Took = time.Since(began)
-	if err != nil {
-		scan.Abort()
-		return res, err
-	}
-	r.base = res.Generation.Root
-	r.finishScan(scan, &res)
-	return res, nil
+	return o
 }
 
 // finishScan takes note of what a scan has to say once what it read is published.

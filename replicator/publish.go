@@ -2,6 +2,7 @@ package replicator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -185,6 +186,9 @@ func (r *Replica) lead(ctx context.Context, fn func(context.Context, seenHead) (
 	defer cancel()
 	res, err := r.leading(ctx, fn)
 	res.Took = time.Since(began)
+	if errors.Is(err, store.ErrFull) {
+		r.makeRoom()
+	}
 	if ended := r.term.Check(); err != nil && ended != nil {
 		return res, fmt.Errorf("shard %s: %w: %w (%v)", r.cfg.Shard, ErrNoTerm, ended, err)
 	}

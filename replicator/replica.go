@@ -154,6 +154,7 @@ type Replica struct {
 	due         bool              // the source has something to publish, or has never been asked
 	failures    int               // automatic publishes that failed in a row
 	misses      int               // attempts at catching up that failed in a row
+	cramped     uint64            // the head for which the disk had no room; 0: none since the last that was served
 	sourceError error             // of the last one
 	warnings    []string          // of the last publish
 	notBefore   time.Time         // of the next automatic publish, after one that failed
@@ -302,8 +303,15 @@ func (r *Replica) ask(ctx context.Context, fn func(ctx context.Context) error) e
 	return err
 }
 
-// take looks at what others have told.
+// take looks at what others have told, and publishes what may be published now.
 func (r *Replica) take(ctx context.Context) {
+	if r.listen(ctx) {
+		r.publishIfAllowed(ctx)
+	}
+}
+
+// listen looks at what others have told, and reports whether there was anything that decides over a publish.
+func (r *Replica) listen(ctx context.Context) (news bool) {
 	r.mu.Lock()
 	in := r.inputs
 	r.inputs = inputs{}
@@ -318,16 +326,16 @@ func (r *Replica) take(ctx context.Context) {
 		r.led = *in.led
 	}
 	if in.head != nil {
-		r.observe(ctx, *in.head)
+		if h, ok := r.confirm(ctx, *in.head); ok {
+			r.observe(ctx, h)
+		}
 	}
 	if in.term != nil {
 		r.term, r.led = in.term, true
 		r.log.Info().Int64("epoch", in.term.Epoch()).Msg("leading")
 	}
 	r.publishStatus() // what follows may read a whole source
-	if in.term != nil || in.head != nil || in.settings != nil || in.led != nil {
-		r.publishIfAllowed(ctx)
-	}
+	return in.term != nil || in.head != nil || in.settings != nil || in.led != nil
 }
 
 func stoppedTimer() *time.Timer {

@@ -1,0 +1,102 @@
+package replicator
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// A watch may tell of an old head after this master has moved it: etcd is not older for that.
+func TestAHeadFromBeforeIsNoRegression(t *testing.T) {
+	b := newBench(t)
+	b.write("a", "one")
+	b.lead()
+	first := b.publish().Generation
+	b.write("a", "two")
+	second := b.publish().Generation
+	b.replica.SetHead(first, 1)
+	if err := b.replica.Between(t.Context(), func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if st := b.replica.Status(); st.Problem != nil || st.Head != second || !st.InStep() {
+		t.Errorf("serves %d, in step %v, problem %v", st.Head.Number, st.InStep(), st.Problem)
+	}
+}
+
+// What does not fit on the disk, and is not the head any more, keeps nobody from the head.
+func TestAGenerationThatDoesNotFitIsLeftOut(t *testing.T) {
+	g := newGroup(t, "m1", "m2")
+	m1, m2 := g.bench("m1"), g.bench("m2")
+	m1.write("a", "one")
+	m1.lead()
+	m1.publish()
+	g.tell("m2")
+	g.await("m2", "serving 1", serves(1))
+	g.lose("m2", true)
+	m1.write("a", "too large")
+	second := m1.publish().Generation
+	m1.write("a", "small again")
+	m1.publish()
+	g.mu.Lock()
+	g.refuse = func(root tree.Digest) error {
+		if root == second.Root {
+			return fmt.Errorf("put: %w", store.ErrFull)
+		}
+		return nil
+	}
+	g.mu.Unlock()
+	g.lose("m2", false)
+	g.tell("m2")
+	g.await("m2", "serving 3", serves(3))
+	m2.volume.mu.Lock()
+	defer m2.volume.mu.Unlock()
+	if !slices.Equal(m2.volume.served, []uint64{1, 3}) {
+		t.Errorf("served %v", m2.volume.served)
+	}
+}
+
+// A master without the leadership that is reading its source, or is waiting for the leader, flips meanwhile.
+func TestAnOfferUnderWayKeepsNobodyBehind(t *testing.T) {
+	g := newGroup(t, "m1", "m2")
+	m1, m2 := g.bench("m1"), g.bench("m2")
+	m1.write("a", "one")
+	m1.lead()
+	m1.publish()
+	g.tell("m2")
+	g.await("m2", "serving 1", serves(1))
+	m2.replica.SetLeader(0, 1, true)
+	held, goOn := make(chan struct{}), make(chan struct{})
+	g.mu.Lock()
+	g.offered = func() { close(held); <-goOn }
+	g.mu.Unlock()
+	done := make(chan error, 1)
+	m2.write("b", "from m2")
+	go func() {
+		_, err := m2.replica.Publish(t.Context(), Publication{})
+		done <- err
+	}()
+	<-held
+	m1.write("a", "two")
+	m1.publish()
+	g.tell("m2")
+	deadline := time.After(3 * time.Second)
+	for !serves(2)(m2.replica.Status()) {
+		select {
+		case <-deadline:
+			t.Error("m2 does not flip while its offer is under way")
+			close(goOn)
+			<-done
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+	close(goOn)
+	if err := <-done; err != nil && !errors.Is(err, ErrHolding) {
+		t.Error(err)
+	}
+}
