@@ -12,7 +12,7 @@ import (
 type MasterStatus struct {
 	Name       string            `json:"name"`
 	Instance   string            `json:"instance"` // of its data directory; "" while unknown
-	State      string            `json:"state"`    // starting, serving, draining or lost
+	State      string            `json:"state"`    // starting, serving, draining, lost or unknown
 	Self       bool              `json:"self"`     // the answering master
 	Version    string            `json:"version"`
 	Addresses  Addresses         `json:"addresses"`
@@ -34,7 +34,8 @@ const (
 	MasterStarting = "starting"
 	MasterServing  = "serving"
 	MasterDraining = "draining"
-	MasterLost     = "lost" // it has joined the fleet and holds no lease
+	MasterLost     = "lost"    // it has joined the fleet and holds no lease
+	MasterUnknown  = "unknown" // it does not answer, and etcd does not say whether it lives
 )
 
 // Addresses are where a master is reached, as host:port.

@@ -64,7 +64,7 @@ const (
 // 4. New voters come in pairs, when both are in sync, so that no fleet rests on an even number. A lost master keeps its
 // seat, because it may come back with what it has promised; the operator's word (Removed) takes it, and so does a master
 // that lives without the member that its seat belongs to. A drained voter gives its seat to a spare master when there is
-// one. A seat of a master that is not among masters is left alone.
+// one. A seat of a master that is not among masters is left alone, unless its member has never begun.
 func Plan(members []Seat, masters []Candidate) []Action {
 	p := newPlanning(members, masters)
 	if !p.quorate() {
@@ -350,6 +350,9 @@ func (p *planning) add() []Action {
 func (p *planning) removeIdle() []Action {
 	for _, s := range p.learners() {
 		c := p.of[s.ID]
+		if c == nil && s.Name == "" && len(p.masters) > 0 {
+			return []Action{{Kind: Remove, ID: s.ID, PeerURL: s.PeerURL, Settle: settleShrink, Why: "it has never begun, and no master is at its address"}}
+		}
 		if c == nil || c.Removed || p.orphaned(s) || slices.ContainsFunc(p.joining, func(j Candidate) bool { return j.Name == c.Name }) {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
+	"github.com/nfs-fleet/nfs-fleet/replicator"
 	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
@@ -58,18 +59,24 @@ func (m *Master) runCare(ctx context.Context) error {
 }
 
 // errNotNow puts a collection off.
-var errNotNow = errors.New("not every shard serves its head")
+var errNotNow = errors.New("not every shard is settled")
 
-// settled returns an error unless every shard serves the head that v names: what a head names that this master has not
-// flipped to yet, or may have moved to, must not be taken for garbage.
+// settled returns an error unless it is known of every shard what it needs of the store.
 func (m *Master) settled(v fleet.View) error {
 	for _, s := range m.allShards() {
-		st := s.replica.Status()
-		if _, known := v.Shards[s.name]; !known || st.Problem != nil || st.Undecided || st.Head.Number != v.Heads[s.name].Number {
+		_, known := v.Shards[s.name]
+		if !known || !collectable(s.replica.Status(), v.Heads[s.name].Number) {
 			return fmt.Errorf("shard %s: %w", s.name, errNotNow)
 		}
 	}
 	return nil
+}
+
+// collectable reports whether a shard's retained generations, its head in etcd and what is staged are all that it needs. A
+// master that is behind may collect: that its disk is full may be why.
+func collectable(st replicator.Status, head uint64) bool {
+	behind := st.Head.Number < head
+	return !st.Undecided && (behind || st.Problem == nil && st.Head.Number == head)
 }
 
 // collect removes from the store what no retained generation of any shard needs. While a publish or an upload holds the
@@ -97,24 +104,23 @@ func (m *Master) collect(ctx context.Context) error {
 	return err
 }
 
-// mark names everything that a retained generation needs, or one that this master has fetched for a publish.
+// mark names everything that a retained generation needs, or one that this master has fetched and does not serve yet.
 func (m *Master) mark(ctx context.Context, v fleet.View, live func(tree.Digest) bool) error {
-	for shard, staged := range v.Staged {
-		if !m.store.Has(staged.Root) {
-			continue
-		}
-		err := tree.Reach(ctx, m.store, staged.Root, func(d tree.Digest) bool { return !live(d) },
-			func(tree.Digest, tree.Form, uint64) error { return nil })
-		if err != nil && !errors.Is(err, tree.ErrMissing) { // one that was given up half-way need not be whole
-			return fmt.Errorf("shard %s, staged generation %d: %w", shard, staged.Number, err)
-		}
+	reach := func(root tree.Digest) error {
+		return tree.Reach(ctx, m.store, root, func(d tree.Digest) bool { return !live(d) }, func(tree.Digest, tree.Form, uint64) error { return nil })
 	}
 	for _, s := range m.allShards() {
 		for _, g := range s.replica.Status().Generations {
-			err := tree.Reach(ctx, m.store, g.Root, func(d tree.Digest) bool { return !live(d) },
-				func(tree.Digest, tree.Form, uint64) error { return nil })
-			if err != nil {
+			if err := reach(g.Root); err != nil {
 				return fmt.Errorf("shard %s, generation %d: %w", s.name, g.Number, err)
+			}
+		}
+	}
+	// What need not be whole comes last: where a walk ends early, nothing is looked into again.
+	for _, fetched := range []map[string]fleet.Head{v.Heads, v.Staged} {
+		for shard, g := range fetched {
+			if err := reach(g.Root); err != nil && !errors.Is(err, tree.ErrMissing) {
+				return fmt.Errorf("shard %s, generation %d: %w", shard, g.Number, err)
 			}
 		}
 	}

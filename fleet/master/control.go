@@ -29,7 +29,7 @@ var kinds = []struct{ is, kind error }{
 	{replicator.ErrNoGeneration, console.ErrNotFound}, {fleet.ErrNotFound, console.ErrNotFound}, {fleet.ErrExists, console.ErrConflict},
 	{fleet.ErrConflict, console.ErrConflict}, {fleet.ErrUnavailable, console.ErrNoQuorum}, {fleet.ErrFenced, console.ErrNoLeader},
 	{replicator.ErrNoTerm, console.ErrNoLeader}, {replicator.ErrNoSource, console.ErrInvalid}, {replicator.ErrTooFewCopies, console.ErrUnavailable},
-	{replicator.ErrBehind, console.ErrUnavailable}, {replicator.ErrHolding, console.ErrConflict}, {peer.ErrUnreachable, console.ErrUnavailable},
+	{replicator.ErrBehind, console.ErrUnavailable}, {replicator.ErrHolding, console.ErrConflict}, {peer.ErrUnreachable, console.ErrUnavailable}, {errNoAnswer, console.ErrUnavailable},
 	{replicator.ErrRegressed, console.ErrUnavailable}, {replicator.ErrStopped, console.ErrUnavailable}, {store.ErrFull, console.ErrUnavailable},
 	{tree.ErrMissing, console.ErrInvalid},
 }

@@ -132,7 +132,7 @@ func etcdTLS(e EtcdConfig) (*tls.Config, error) {
 func (m *Master) startElection(parts *stack) error {
 	e, err := election.New(election.Config{
 		Client: m.client, Prefix: m.registry.Keys().Prefix(), Master: m.cfg.Name, TTL: m.cfg.LeaseTTL, Logger: m.plain,
-		Replace: true, // the lock of the data directory says so
+		Replace: true, // the lock of the data directory says so, and awaitName
 	})
 	if err != nil {
 		return err
@@ -140,7 +140,12 @@ func (m *Master) startElection(parts *stack) error {
 	m.election = e
 	e.Retire(true) // until runStanding has seen the fleet: nobody is to wait for this master before that
 	m.retired = true
-	parts.start("election", e.Run)
+	parts.start("election", func(ctx context.Context) error {
+		if err := m.awaitName(ctx); err != nil {
+			return err
+		}
+		return e.Run(ctx)
+	})
 	return nil
 }
 

@@ -58,6 +58,13 @@ func (m *Master) stand(ctx context.Context, behind map[string]time.Time) {
 	if v.Revision == 0 {
 		return
 	}
+	if m.foreign.Load() { // what is in etcd is not to be led, nor published to
+		if !m.retired {
+			m.retired = true
+			m.election.Retire(true)
+		}
+		return
+	}
 	drained := m.drained(v)
 	m.standForFleet(ctx, drained)
 	handing, cancel := context.WithTimeout(ctx, farewellLimit)

@@ -63,7 +63,7 @@ func (l *links) client(master string) (*http.Client, string, error) {
 	defer l.mu.Unlock()
 	address := l.addresses[master]
 	if address == "" {
-		return nil, "", fmt.Errorf("the address of master %s is not known: %w", master, peer.ErrUnreachable)
+		return nil, "", fmt.Errorf("the address of master %s is not known: %w", master, errNoAnswer)
 	}
 	c := l.clients[master]
 	if c == nil {
@@ -88,6 +88,9 @@ func (l *links) close() {
 		c.CloseIdleConnections()
 	}
 }
+
+// errNoAnswer is wrapped by what keeps another master from answering.
+var errNoAnswer = errors.New("no answer")
 
 // linkLine is one line of an answer: a sign of life, perhaps of progress, or the last one.
 type linkLine struct {
@@ -141,7 +144,7 @@ func ask[T any](ctx context.Context, l *links, master, path string, body any, be
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(linkSilence, func() {
-		cancel(fmt.Errorf("master %s has said nothing for %s: %w", master, linkSilence, peer.ErrUnreachable))
+		cancel(fmt.Errorf("master %s has said nothing for %s: %w", master, linkSilence, errNoAnswer))
 	})
 	defer silence.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+path, bytes.NewReader(text))
@@ -194,5 +197,5 @@ func unreachable(ctx context.Context, master string, err error) error {
 	if errors.As(err, &u) {
 		err = u.Err // without the URL, which says less than the name
 	}
-	return fmt.Errorf("master %s: %w: %w", master, peer.ErrUnreachable, err)
+	return fmt.Errorf("master %s: %w: %w", master, errNoAnswer, err)
 }

@@ -75,8 +75,9 @@ type Master struct {
 	base        context.Context // ends when the master stops: for what is done for other masters
 	standing    chan struct{}   // runStanding is to look again
 	steppedDown atomic.Bool
-	trusted     bool // settleTrust is done; only Registry.Follow's goroutine uses it
-	retired     bool // stands for nothing; only runStanding uses it
+	foreign     atomic.Bool // etcd holds another fleet than the one of this disk
+	trusted     bool        // settleTrust is done; only Registry.Follow's goroutine uses it
+	retired     bool        // stands for nothing; only runStanding uses it
 
 	exporting sync.Mutex // held while the exports are put together, so that the newest ones stay
 

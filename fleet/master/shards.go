@@ -191,13 +191,18 @@ func (m *Master) seen(ctx context.Context, v fleet.View) {
 	}
 }
 
-// lost is called each time that etcd cannot be read.
+// errForeign: the fleet in etcd is not the one that this disk belongs to.
+var errForeign = errors.New("etcd holds")
+
+// lost is called each time that etcd cannot be read, or holds what is none of this master's business.
 func (m *Master) lost(err error) {
 	m.mu.Lock()
 	first := m.etcdErr == nil || m.view.Revision == 0 && m.etcdErr.Error() != err.Error()
 	m.etcdErr = err
 	m.mu.Unlock()
-	if first {
+	if first && errors.Is(err, errForeign) {
+		m.log.Error().Err(err).Msg("etcd has another fleet; serving what the disk has, publishing nothing")
+	} else if first {
 		m.log.Warn().Err(err).Strs("endpoints", m.client.Endpoints()).Msg("etcd does not answer; serving goes on, publishing waits; trying again")
 	}
 }
@@ -216,11 +221,20 @@ func (m *Master) settleIdentity(ctx context.Context, v fleet.View) (known bool, 
 		}
 		return false, nil
 	case id.ID == local.ID && id.ID != "":
+		m.foreign.Store(false)
 		return true, nil
 	case id.ID != "" && local.ID != "":
-		m.fail(fmt.Errorf("data directory %s belongs to fleet %s (%s), but etcd holds %s (%s) under that name: choose another with --data-dir, or the right etcd with --etcd",
-			m.data.path, local.Fleet, local.ID, id.Fleet, id.ID))
-		return false, nil
+		err := fmt.Errorf("data directory %s belongs to fleet %s (%s), but %w %s (%s) under that name: choose another with --data-dir, or the right etcd with --etcd",
+			m.data.path, local.Fleet, local.ID, errForeign, id.Fleet, id.ID)
+		select {
+		case <-m.open: // its readers have nobody else, perhaps
+			m.foreign.Store(true)
+			m.standSoon()
+			return false, err
+		default:
+			m.fail(err)
+			return false, nil
+		}
 	case id.ID == "":
 		ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 		defer cancel()

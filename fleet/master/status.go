@@ -96,6 +96,8 @@ const lagWarning = 5 * time.Second
 func masterWarnings(m console.MasterStatus, p picture) []string {
 	var out []string
 	switch m.State {
+	case console.MasterUnknown:
+		out = append(out, fmt.Sprintf("master %s does not answer, and etcd does not say whether it lives", m.Name))
 	case console.MasterLost:
 		out = append(out, fmt.Sprintf("master %s is lost since %s: `nfs-fleet master remove %s` if it does not come back", m.Name, m.LostSince.Format(time.DateTime), m.Name))
 	default:
@@ -200,24 +202,44 @@ func shardWarnings(s console.ShardStatus) []string {
 
 func (c control) masterStatuses(p picture) []console.MasterStatus {
 	known := maps.Clone(p.view.Masters)
-	if known == nil || p.etcdErr != nil {
+	if known == nil {
 		known = map[string]fleet.Master{}
 	}
 	known[c.cfg.Name] = c.self()
 	out := make([]console.MasterStatus, 0, len(known))
 	for _, m := range known {
-		out = append(out, c.masterStatus(m, p))
+		st := c.masterStatus(m, p)
+		if p.etcdErr != nil && !st.Self {
+			st.State = console.MasterUnknown // until it answers itself: without etcd nobody is known to be lost
+		}
+		out = append(out, st)
 	}
-	for name, entry := range p.view.Roster {
+	absent := map[string]fleet.RosterEntry{}
+	maps.Copy(absent, p.view.Roster)
+	if p.view.Revision == 0 {
+		for _, name := range c.links.names() { // known from before: etcd has said nothing yet
+			absent[name] = fleet.RosterEntry{Name: name}
+		}
+	}
+	for name, entry := range absent {
 		if _, alive := known[name]; !alive {
-			out = append(out, console.MasterStatus{
-				Name: name, Instance: entry.Instance, State: console.MasterLost, Addresses: console.Addresses{Peer: entry.Peer}, LostSince: p.lost[name],
-				LeaseAgeMS: -1, Serves: map[string]uint64{}, Lag: map[string]uint64{}, Sources: []string{},
-			})
+			out = append(out, absentStatus(entry, p))
 		}
 	}
 	slices.SortFunc(out, func(a, b console.MasterStatus) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// absentStatus is a master that etcd does not list among the living, or that is only known from before.
+func absentStatus(entry fleet.RosterEntry, p picture) console.MasterStatus {
+	st := console.MasterStatus{
+		Name: entry.Name, Instance: entry.Instance, State: console.MasterLost, Addresses: console.Addresses{Peer: entry.Peer}, LostSince: p.lost[entry.Name],
+		LeaseAgeMS: -1, Serves: map[string]uint64{}, Lag: map[string]uint64{}, Sources: []string{},
+	}
+	if p.etcdErr != nil && st.LostSince.IsZero() || entry.Instance == "" {
+		st.State = console.MasterUnknown
+	}
+	return st
 }
 
 func (c control) masterStatus(m fleet.Master, p picture) console.MasterStatus {
