@@ -53,11 +53,11 @@ func Answer(z *Zone, query []byte, via Transport) []byte {
 	}
 	reply := new(dns.Msg).SetReply(&q)
 	size, ok := extend(z, &q, reply)
-	if ok {
-		z.answer(q.Question[0], q.Id, reply)
-	}
 	if via == TCP {
 		size = dns.MaxMsgSize
+	}
+	if ok {
+		z.answer(q.Question[0], int(q.Id), size, reply)
 	}
 	fit(reply, size)
 	if via == TCP {
@@ -128,9 +128,9 @@ func extend(z *Zone, q, reply *dns.Msg) (size int, ok bool) {
 	return min(max(int(opt.UDPSize()), plainSize), udpSize), true
 }
 
-// answer fills in the reply to one question. id sets where a list of equals begins, so that clients that take the first, or
-// get only those that fit, are spread.
-func (z *Zone) answer(q dns.Question, id uint16, reply *dns.Msg) {
+// answer fills in the reply to one question, of which size bytes will be sent. begin sets where a list of equals begins, so
+// that clients that take the first, or get only those that fit, are spread.
+func (z *Zone) answer(q dns.Question, begin, size int, reply *dns.Msg) {
 	if z == nil {
 		reply.Rcode = dns.RcodeServerFailure
 		return
@@ -150,7 +150,7 @@ func (z *Zone) answer(q dns.Question, id uint16, reply *dns.Msg) {
 		// RFC 8482: neither everything, which is what amplifies, nor nothing, which would deny what is there.
 		reply.Answer = []dns.RR{&dns.HINFO{Hdr: header(q.Name, dns.TypeHINFO), Cpu: "RFC8482"}}
 	case q.Qtype == dns.TypeSRV:
-		z.services(n, q.Name, int(id), reply)
+		z.services(n, q.Name, begin, size, reply)
 	case q.Qtype == dns.TypeA && n.host != nil:
 		reply.Answer = addresses(q.Name, n.host.v4)
 	case q.Qtype == dns.TypeAAAA && n.host != nil:

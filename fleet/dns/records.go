@@ -16,6 +16,12 @@ const (
 	soaExpire  = 7 * 24 * 3600
 )
 
+// The least bytes that a record can have in a message.
+const (
+	minSRV = 2 + 10 + 6 + 1 // and its target's name
+	minA   = 2 + 10 + 4
+)
+
 // node is what there is at a name.
 type node struct {
 	exists  bool
@@ -73,25 +79,36 @@ func (z *Zone) targets(slave string) []target {
 	return out
 }
 
-// services answers a question for SRV records; begin sets which of equals comes first.
-func (z *Zone) services(n node, owner string, begin int, reply *dns.Msg) {
+// services answers a question for SRV records; begin sets which of equals comes first. Of a large fleet no more records are
+// made than size bytes have room for, and one that has none.
+func (z *Zone) services(n node, owner string, begin, size int, reply *dns.Msg) {
 	if !n.service {
 		return
 	}
 	list := z.targets(n.slave)
-	if len(list) > 1 && list[0].priority == list[1].priority {
-		begin %= len(list)
-		list = slices.Concat(list[begin:], list[:begin])
-	}
 	equals := map[uint16]int{}
 	for _, t := range list {
 		equals[t.priority]++
 	}
+	if len(list) > 1 && equals[list[0].priority] == len(list) {
+		begin %= len(list)
+		list = slices.Concat(list[begin:], list[:begin])
+	}
 	for _, t := range list {
+		if size < 0 {
+			return
+		}
 		reply.Answer = append(reply.Answer, &dns.SRV{
 			Hdr: header(owner, dns.TypeSRV), Priority: t.priority, Weight: share(equals[t.priority]), Port: t.port, Target: t.fqdn,
 		})
+		size -= minSRV + len(t.fqdn)
+	}
+	for _, t := range list {
+		if size < 0 {
+			return
+		}
 		reply.Extra = append(reply.Extra, t.addresses(t.fqdn)...)
+		size -= minA * (len(t.v4) + len(t.v6))
 	}
 }
 
