@@ -92,7 +92,7 @@ type (
 	switchTo struct{ Change }
 	moveTo   struct{ Change }
 	arrived  struct{ Change } // what moveTo began is done: say so
-	discover struct{} // ask DNS, and tell
+	discover struct{}         // ask DNS, and tell
 )
 
 // Change is a change from one master to another.
