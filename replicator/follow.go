@@ -26,6 +26,7 @@ type chase struct {
 	target tree.Generation
 	began  time.Time
 	end    func() // cancels it, and lets go of what it has fetched
+	mends  bool   // it brings back what this disk has lost of the generations that it should have
 	got    fetchMeter
 }
 
@@ -57,6 +58,9 @@ func (r *Replica) observe(ctx context.Context, h seenHead) {
 	}
 	r.confirmed, r.misses, r.cramped = true, 0, 0
 	r.setProblem(r.unreadable)
+	if r.unreadable != nil {
+		r.startMending()
+	}
 }
 
 // regressed reports whether etcd could not name next its head if it had not forgotten something.
@@ -176,6 +180,10 @@ func (r *Replica) arrive(ctx context.Context, c caught) {
 	if c.chase != r.chase {
 		return // of one that was stopped
 	}
+	if c.chase.mends {
+		r.mended(ctx, c)
+		return
+	}
 	err := c.err
 	if err == nil && c.generation.Number > r.head().Number {
 		err = r.serve(ctx, c.generation)
@@ -268,7 +276,7 @@ func (r *Replica) Hold(ctx context.Context, g tree.Generation, from string, prog
 		return fmt.Errorf("generation %d of shard %s: %d is served already: %w", g.Number, r.cfg.Shard, st.Head.Number, ErrOlderEpoch)
 	}
 	base := st.Head.Root
-	if st.unreadable {
+	if st.Unreadable {
 		base = tree.Digest{}
 	}
 	if err := r.cfg.Ledger.Raise(r.cfg.Shard, g); err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -388,4 +390,36 @@ func TestAcceptLoss(t *testing.T) {
 	g.lose("m1", false)
 	g.tell("m1")
 	g.await("m1", "serving 3", serves(3))
+}
+
+func TestALostDiskIsBroughtBackFromTheOthers(t *testing.T) {
+	g := newGroup(t, "m1", "m2")
+	m1, m2 := g.bench("m1"), g.bench("m2")
+	m1.write("a", "one")
+	m1.lead()
+	m1.publish()
+	m1.write("a", "two")
+	m1.publish()
+	g.tell("m2")
+	g.await("m2", "serving 2", serves(2))
+	m2.stop()
+	if err := os.RemoveAll(filepath.Join(m2.data, "store")); err != nil {
+		t.Fatal(err)
+	}
+	m2.start(func(c *Config) {
+		c.Master, c.Peers = "m2", groupPeers{g, "m2"}
+		m2.volume.set(errLost)
+	})
+	if st := m2.replica.Status(); st.InStep() || st.Serves() != 0 {
+		t.Errorf("with an empty disk: in step %v, serves %d", st.InStep(), st.Serves())
+	}
+	m2.volume.set(nil)
+	g.tell("m2")
+	st := g.await("m2", "serving 2", serves(2))
+	if got := m2.content(st.Head.Root, "a"); got != "two" || st.Serves() != 2 {
+		t.Errorf("a is %q, serves %d", got, st.Serves())
+	}
+	if got := m2.content(st.Generations[0].Root, "a"); got != "one" {
+		t.Errorf("a in the first generation is %q", got)
+	}
 }

@@ -18,6 +18,7 @@ type Recovery struct {
 	// AcceptLoss makes what this master serves the head although etcd names a later one, which nobody has any more.
 	AcceptLoss bool
 	Note       string // "": one that says where the head came from
+	Caller     string // who asks; for the record
 }
 
 // Recover makes what this master served last the shard's head again, in an etcd that has lost it or holds an older one:
@@ -53,6 +54,7 @@ func (r *Replica) recover(ctx context.Context, how Recovery) (before, after tree
 	next.Number = max(seen.Generation, before.Number) + 1
 	next.NextIno = max(seen.NextIno, before.NextIno)
 	next.PublishedAt, next.By, next.Epoch, next.Era = r.cfg.Now().UTC(), r.cfg.Master, r.term.Epoch(), r.cfg.Era()
+	next.Caller = how.Caller
 	if next.Note = how.Note; next.Note == "" {
 		next.Note = fmt.Sprintf("recovered from generation %d on the disk of %s", served.Number, r.cfg.Master)
 	}

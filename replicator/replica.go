@@ -154,6 +154,7 @@ type Replica struct {
 	due         bool              // the source has something to publish, or has never been asked
 	failures    int               // automatic publishes that failed in a row
 	misses      int               // attempts at catching up that failed in a row
+	mends       int               // attempts at mending the disk that failed in a row
 	cramped     uint64            // the head for which the disk had no room; 0: none since the last that was served
 	sourceError error             // of the last one
 	warnings    []string          // of the last publish

@@ -36,7 +36,15 @@ type Status struct {
 	Wanted      uint64  // the head as etcd named it last; above Head.Number while this master is catching up
 	Fetched     Fetched // by the catching up that is under way
 	term        Term
-	unreadable  bool
+	Unreadable  bool // the disk does not give Head back: it is not served
+}
+
+// Serves is the generation that readers get; 0: none.
+func (s Status) Serves() uint64 {
+	if s.Unreadable {
+		return 0
+	}
+	return s.Head.Number
 }
 
 // InStep reports whether this master serves the shard's head and may lead it.
@@ -71,7 +79,7 @@ func (r *Replica) publishStatus() {
 	s := Status{
 		Head: r.head(), Confirmed: r.confirmed, Problem: r.problem, SourceError: r.sourceError, Warnings: r.warnings,
 		Generations: r.generations, Maxima: r.maxima, Undecided: r.undecided, Wanted: max(r.wanted.generation.Number, r.head().Number),
-		term: r.term, unreadable: r.unreadable != nil,
+		term: r.term, Unreadable: r.unreadable != nil,
 	}
 	if r.chase != nil {
 		s.Fetched = r.chase.got.sum()

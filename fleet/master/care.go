@@ -191,6 +191,11 @@ func (c control) repairAll(ctx context.Context, shards []*shard, rep *console.Ve
 			}
 		}
 	}
+	for _, s := range shards {
+		if err := s.replica.ReadBack(ctx); err != nil {
+			c.log.Warn().Err(err).Str("shard", s.name).Msg("the head still cannot be read back")
+		}
+	}
 	missing, err := c.missing(ctx, shards)
 	rep.Missing = missing
 	return int64(len(all) - len(missing)), err

@@ -180,7 +180,7 @@ func (m *Master) announce() {
 	self := m.self()
 	serves := map[string]uint64{}
 	for _, s := range m.allShards() {
-		if n := s.replica.Status().Head.Number; n > 0 {
+		if n := s.replica.Status().Serves(); n > 0 {
 			serves[s.name] = n
 		}
 	}

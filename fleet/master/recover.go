@@ -181,7 +181,7 @@ func (c control) recoverOne(ctx context.Context, name string, t *testimony, dry 
 	if !behind {
 		return out, nil
 	}
-	after, err := c.raiseHead(ctx, name, t, replicator.Recovery{Floor: t.floor})
+	after, err := c.raiseHead(ctx, name, t, replicator.Recovery{Floor: t.floor, Caller: console.CallerOf(ctx).String()})
 	out.Generation, out.NextIno = after.Number, after.NextIno
 	return out, err
 }
@@ -281,7 +281,7 @@ func (c control) RecoverShard(ctx context.Context, name string, r console.Recove
 		return rep, nil
 	}
 	note := fmt.Sprintf("recovered from generation %d on the disk of %s; generation %d was lost", last.Number, t.from, head.Number)
-	after, err := c.raiseHead(ctx, s.name, t, replicator.Recovery{Floor: t.floor, AcceptLoss: true, Note: note})
+	after, err := c.raiseHead(ctx, s.name, t, replicator.Recovery{Floor: t.floor, AcceptLoss: true, Note: note, Caller: console.CallerOf(ctx).String()})
 	if err != nil {
 		return rep, kindOf(err)
 	}

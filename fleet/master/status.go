@@ -77,15 +77,21 @@ func (c control) Status(ctx context.Context) (console.Status, error) {
 	return st, nil
 }
 
-// leaderWarnings says why nobody leads a shard.
+// leaderWarnings says that nobody leads a shard, or that nobody holds its head.
 func (c control) leaderWarnings(s console.ShardStatus, p picture) []string {
-	if p.etcdErr != nil || s.Leader != "" || s.Head == 0 {
+	if p.etcdErr != nil || s.Head == 0 {
 		return nil
 	}
 	for _, served := range p.view.Replicas {
 		if served.Serves[s.Name] >= s.Head {
-			return []string{fmt.Sprintf("shard %s: nobody leads it now", s.Name)}
+			if s.Leader == "" {
+				return []string{fmt.Sprintf("shard %s: nobody leads it now", s.Name)}
+			}
+			return nil
 		}
+	}
+	if p.now.Sub(p.view.Heads[s.Name].PublishedAt) < lagWarning {
+		return nil // what masters serve is announced once a second
 	}
 	return []string{fmt.Sprintf("shard %s: no living master holds generation %d: start one that does, or give it up with `nfs-fleet shard recover %s --accept-loss`", s.Name, s.Head, s.Name)}
 }
@@ -267,7 +273,7 @@ func (c control) tellOfSelf(st *console.MasterStatus) {
 		st.State = console.MasterStarting
 	}
 	for _, s := range c.allShards() {
-		st.Serves[s.name] = s.replica.Status().Head.Number
+		st.Serves[s.name] = s.replica.Status().Serves()
 	}
 	if lease := c.election.Lease(); lease.ID != 0 {
 		st.LeaseAgeMS, st.LeaseTTLMS = lease.Age.Milliseconds(), lease.TTL.Milliseconds()
