@@ -23,6 +23,7 @@ const buckets = 1 << 13
 type limiter struct {
 	rate  float64 // a second
 	burst float64
+	local bool // loopback is bounded too
 	seed  maphash.Seed
 	all   []bucket
 }
@@ -34,13 +35,13 @@ type bucket struct {
 	excess uint64
 }
 
-func newLimiter(rate int) *limiter {
-	return &limiter{rate: float64(rate), burst: 2 * float64(rate), seed: maphash.MakeSeed(), all: make([]bucket, buckets)}
+func newLimiter(rate int, local bool) *limiter {
+	return &limiter{rate: float64(rate), burst: 2 * float64(rate), local: local, seed: maphash.MakeSeed(), all: make([]bucket, buckets)}
 }
 
 // take asks for one question. now must not run backwards by much; when it does nothing is made good.
 func (l *limiter) take(from netip.Addr, now time.Time) verdict {
-	if from.Unmap().IsLoopback() {
+	if !l.local && from.Unmap().IsLoopback() {
 		return grant
 	}
 	b := &l.all[maphash.Comparable(l.seed, networkOf(from))%buckets]

@@ -7,7 +7,7 @@ import (
 )
 
 func TestLimiter(t *testing.T) {
-	l, now := newLimiter(10), time.Unix(1e9, 0)
+	l, now := newLimiter(10, false), time.Unix(1e9, 0)
 	ask := func(from string, n int, now time.Time) (out map[verdict]int) {
 		out = map[verdict]int{}
 		for range n {
@@ -49,7 +49,7 @@ func TestLimiter(t *testing.T) {
 }
 
 func TestLimiterAllocatesNothing(t *testing.T) {
-	l, from, now := newLimiter(10), netip.MustParseAddr("192.0.2.1"), time.Unix(1e9, 0)
+	l, from, now := newLimiter(10, false), netip.MustParseAddr("192.0.2.1"), time.Unix(1e9, 0)
 	if n := testing.AllocsPerRun(1000, func() { l.take(from, now) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

@@ -20,12 +20,15 @@ type Config struct {
 	// many goroutines at once.
 	Zone   func() *Zone
 	Logger zerolog.Logger
-	// Rate is how many questions a second one network (IPv4 /24, IPv6 /56) may ask over UDP; twice as many at once. Beyond,
-	// every other question is answered with "come back over TCP", the rest with nothing. Loopback has no bound. 0: 1,000.
+	// Rate is how many questions a second one network (IPv4 /24, IPv6 /56) may ask over UDP, and as many over TCP; twice as
+	// many at once. Beyond, every other datagram is answered with "come back over TCP", the rest with nothing, and what
+	// comes over TCP waits. Loopback has no bound. 0: 1,000.
 	Rate int
 	// Connections is how many TCP connections may be open; a further one takes the place of the one that was idle longest.
 	// 0: 256.
 	Connections int
+
+	local bool // the rate bounds loopback too
 }
 
 // Stats counts what a server has done since it was made.
@@ -46,9 +49,10 @@ const (
 
 // Server answers on a UDP and a TCP socket.
 type Server struct {
-	c       Config
-	limit   *limiter
-	streams streams
+	c           Config
+	limit       *limiter // of datagrams
+	streamLimit *limiter
+	streams     streams
 
 	udp, tcp, limited, unanswered, faults atomic.Uint64
 }
@@ -61,7 +65,7 @@ func NewServer(c Config) *Server {
 	if c.Connections <= 0 {
 		c.Connections = defaultConnections
 	}
-	return &Server{c: c, limit: newLimiter(c.Rate), streams: streams{max: c.Connections, open: map[*stream]struct{}{}}}
+	return &Server{c: c, limit: newLimiter(c.Rate, c.local), streamLimit: newLimiter(c.Rate, c.local), streams: streams{max: c.Connections, open: map[*stream]struct{}{}}}
 }
 
 // Stats may be called at any time.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -14,6 +15,7 @@ import (
 const (
 	idleTimeout  = 10 * time.Second // until the whole of the next question has come
 	writeTimeout = 2 * time.Second
+	holdBack     = 20 * time.Millisecond // for a question over the rate
 	lengthSize   = 2
 )
 
@@ -107,13 +109,14 @@ func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
 			_ = conn.Close()
 			continue
 		}
-		go s.serveStream(c)
+		go s.serveStream(ctx, c)
 	}
 }
 
 // serveStream answers one connection's questions in order until it is closed, idle, or hostile.
-func (s *Server) serveStream(c *stream) {
+func (s *Server) serveStream(ctx context.Context, c *stream) {
 	defer s.streams.remove(c)
+	from := addressOf(c.conn)
 	buf := make([]byte, 512)
 	for {
 		_ = c.conn.SetReadDeadline(time.Now().Add(idleTimeout))
@@ -132,6 +135,9 @@ func (s *Server) serveStream(c *stream) {
 		}
 		s.streams.touch(c)
 		s.tcp.Add(1)
+		if !s.within(ctx, from) {
+			return
+		}
 		reply := s.answer(buf[:n], TCP)
 		if reply == nil {
 			return
@@ -142,4 +148,27 @@ func (s *Server) serveStream(c *stream) {
 			return
 		}
 	}
+}
+
+// within holds a question back until its network's rate has room for it; false when ctx ends first.
+func (s *Server) within(ctx context.Context, from netip.Addr) bool {
+	if s.streamLimit.take(from, time.Now()) == grant {
+		return true
+	}
+	s.limited.Add(1)
+	for ctx.Err() == nil {
+		pause(ctx, holdBack)
+		if s.streamLimit.take(from, time.Now()) == grant {
+			return true
+		}
+	}
+	return false
+}
+
+// addressOf returns where a connection comes from; an address of no family when it has none.
+func addressOf(conn net.Conn) netip.Addr {
+	if a, is := conn.RemoteAddr().(*net.TCPAddr); is {
+		return a.AddrPort().Addr()
+	}
+	return netip.Addr{}
 }
