@@ -5,7 +5,14 @@
 // The parts: a Host is a network namespace on a LAN (a bridge, 10.77.0.0/24, invisible outside). A Master is an nfs-fleet
 // process on a Host, or on this machine with ports of its own when the test has no root. A Slave is a user-mode-linux
 // kernel on the LAN, told what to do over a serial line (packages slaveinit and wire), so that cutting its network never
-// cuts it off from its test.
+// cuts it off from its test. A Fleet is several masters on a LAN, with the etcd inside them or with an Etcd of its own, of
+// Debian's version or of this module's.
+//
+// Chaos is what is done to a fleet under traffic (make chaos): publishers change a tree whose every state is known and
+// publish it through any master, readers (package nfs) read whole files and listings from every master, and both record what
+// they saw (package history). Faults are drawn by a seed and a round's number. After each round the fleet must come to rest,
+// and what was recorded is held against etcd's own history: package history says which rules that must obey. A new fault is
+// one function in faults.go and one line in draw.go.
 //
 // A test owns what it starts: t.Cleanup stops it, logs are printed when the test failed. Every process dies with the test
 // binary, and what a killed test binary left (namespaces, directories) is swept by the next run. All names carry the test

@@ -71,12 +71,25 @@ func abandoned(name string) bool {
 	return err != nil || start != parts[1]
 }
 
+// underAbandoned says whether a path is in the temporary directory of a run that is no more.
+func underAbandoned(path string) bool {
+	rest, ok := strings.CutPrefix(path, os.TempDir()+"/")
+	top, _, _ := strings.Cut(rest, "/")
+	return ok && abandoned(top)
+}
+
 // sweep removes what killed test binaries left behind. Their processes died with them.
 func sweep() {
 	spaces, _ := os.ReadDir("/run/netns")
 	for _, s := range spaces {
 		if abandoned(s.Name()) {
 			exec.Command("ip", "netns", "delete", s.Name()).Run()
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); len(fields) > 1 && underAbandoned(fields[1]) {
+			exec.Command("umount", "-l", fields[1]).Run()
 		}
 	}
 	dirs, _ := os.ReadDir(os.TempDir())

@@ -88,6 +88,13 @@ func (s *states) content(path string, version int) []byte {
 	return append([]byte(head), noise(int64(h.Sum64()), stateSize(path, version))...)
 }
 
+// noise is content that repeats nowhere.
+func noise(seed int64, size int) string {
+	b := make([]byte, size)
+	rand.New(rand.NewSource(seed)).Read(b)
+	return string(b)
+}
+
 // write puts the next version of a file in place, as a deployment does: a new file renamed over the old one.
 func (s *states) write(path string) error {
 	s.versions[path]++

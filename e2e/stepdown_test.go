@@ -64,6 +64,10 @@ func TestStepDown(t *testing.T) {
 	})
 	writeFile(t, dir+"/stamp", "two")
 	f.WaitServed("www", f.publishAnywhere("www", dir, "").Number, restLimit)
+	eventually(t, restLimit, "it has a lease again", func() bool {
+		got, err := f.stamp(f.Outside, m.Host.Addr)
+		return err == nil && got == "two"
+	})
 	t.Run("one master has lost etcd, and the others have not", func(t *testing.T) {
 		held, err := nfs.Dial(t.Context(), f.Outside.dial, m.Host.Addr+":2049", homeLimit)
 		if err == nil {
