@@ -92,6 +92,10 @@ chaos: ## faults under traffic against fleets of several masters (ROUNDS=200 SEE
 	$(GO) test -count=1 -timeout 0 -v -run '^TestChaos$$' ./e2e -chaos=$(or $(ROUNDS),200) -seed=$(or $(SEED),0) \
 		-first=$(or $(FIRST),0) -fleets='$(FLEETS)' -faults='$(FAULTS)'
 
+.PHONY: targets
+targets: ## measure publishing to three masters at full size, against two copies by rsync (wants a quiet machine)
+	$(GO) test -count=1 -timeout 20m -v -run 'Speed$$' ./e2e -targets
+
 .PHONY: clean
 clean: ## remove what the targets above made (not a fleet's data)
 	rm -rf bin .sample
