@@ -100,3 +100,36 @@ func TestAnOfferUnderWayKeepsNobodyBehind(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A generation that only lived in between, and is damaged where it was served, keeps nobody from a recovery.
+func TestRecoveryLeavesOutWhatNobodyHas(t *testing.T) {
+	g := newGroup(t, "m1", "m2")
+	m1, m2 := g.bench("m1"), g.bench("m2")
+	m1.write("a", "one")
+	m1.lead()
+	m1.publish()
+	g.tell("m2")
+	g.await("m2", "serving 1", serves(1))
+	g.lose("m2", true)
+	m1.write("a", "two")
+	second := m1.publish().Generation
+	m1.write("a", "three")
+	third := m1.publish().Generation
+	g.mu.Lock()
+	g.refuse = func(root tree.Digest) error {
+		if root == second.Root {
+			return fmt.Errorf("object: %w", tree.ErrMissing)
+		}
+		return nil
+	}
+	g.mu.Unlock()
+	g.heads.mu.Lock()
+	g.heads.head, g.heads.revision, g.heads.epoch = tree.Generation{}, 0, 5
+	g.heads.mu.Unlock()
+	m2.term = newTerm(5)
+	m2.lead()
+	_, after, err := m2.replica.Recover(t.Context(), Recovery{Newer: []tree.Generation{second, third}, From: "m1", Floor: Maxima{Generation: 3, NextIno: third.NextIno}})
+	if err != nil || after.Number != 4 || after.Root != third.Root {
+		t.Errorf("recovered to %+v, %v", after, err)
+	}
+}

@@ -1,7 +1,9 @@
 package replicator
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -65,11 +67,18 @@ func (r *Replica) recover(ctx context.Context, how Recovery) (before, after tree
 
 // adopt fetches and serves generations that another master has served.
 func (r *Replica) adopt(ctx context.Context, how Recovery) error {
-	for _, g := range slices.SortedFunc(slices.Values(how.Newer), func(a, b tree.Generation) int { return int(a.Number) - int(b.Number) }) {
+	defer r.cfg.Store.Hold()()
+	newer := slices.SortedFunc(slices.Values(how.Newer), func(a, b tree.Generation) int { return cmp.Compare(a.Number, b.Number) })
+	for i, g := range newer {
 		if g.Number <= r.head().Number {
 			continue
 		}
-		if err := r.cfg.Peers.Fetch(ctx, g.Root, r.wholeRoot(), how.From, func(Fetched) {}); err != nil {
+		err := r.cfg.Peers.Fetch(ctx, g.Root, r.wholeRoot(), how.From, func(Fetched) {})
+		if errors.Is(err, tree.ErrMissing) && i < len(newer)-1 {
+			r.log.Warn().Err(err).Uint64("generation", g.Number).Msg("a generation before the head cannot be fetched from any master: left out")
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("fetch generation %d from master %s: %w", g.Number, how.From, err)
 		}
 		if err := r.serve(ctx, g); err != nil {

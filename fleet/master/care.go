@@ -76,7 +76,7 @@ func (m *Master) settled(v fleet.View) error {
 // master that is behind may collect: that its disk is full may be why.
 func collectable(st replicator.Status, head uint64) bool {
 	behind := st.Head.Number < head
-	return !st.Undecided && (behind || st.Problem == nil && st.Head.Number == head)
+	return !st.Undecided && !st.Unreadable && (behind || st.Problem == nil && st.Head.Number == head)
 }
 
 // collect removes from the store what no retained generation of any shard needs. While a publish or an upload holds the

@@ -28,6 +28,7 @@ func TestCollectable(t *testing.T) {
 		{"a move that may have happened", with(at(3), nil, true), 3, false},
 		{"behind, and a move that may have happened", with(at(3), nil, true), 4, false},
 		{"an etcd that has forgotten", with(at(3), replicator.ErrRegressed, false), 2, false},
+		{"behind, and not read back", replicator.Status{Head: tree.Generation{Number: 3}, Unreadable: true}, 4, false},
 		{"not read back", with(at(3), errors.New("rot"), false), 3, false},
 	} {
 		if got := collectable(tc.st, tc.head); got != tc.want {

@@ -177,13 +177,25 @@ func (m *Master) leaderOf(shard string) (string, error) {
 	return leader.Master, nil
 }
 
+// maxNote bounds what a publish says of itself, in bytes: every generation keeps it, in etcd and on each disk.
+const maxNote = 4 << 10
+
+func checkNotes(texts ...string) error {
+	for _, text := range texts {
+		if len(text) > maxNote {
+			return console.Errorf(console.ErrInvalid, "a note, or where a tree comes from, may have %d bytes, not %d", maxNote, len(text))
+		}
+	}
+	return nil
+}
+
 // Publish implements console.Control.
 func (c control) Publish(ctx context.Context, name string, r console.PublishRequest, progress func(console.Progress)) (console.Published, error) {
 	s, err := c.find(name)
 	if err != nil {
 		return console.Published{}, err
 	}
-	if err := c.writable(); err != nil {
+	if err := errors.Join(checkNotes(r.Note, r.Origin), c.writable()); err != nil {
 		return console.Published{}, err
 	}
 	p := replicator.Publication{Note: r.Note, Root: r.Root, Origin: r.Origin, Caller: r.Caller.String(), Progress: scanProgress(progress)}
@@ -228,7 +240,7 @@ func (c control) Rollback(ctx context.Context, name string, r console.RollbackRe
 	if err != nil {
 		return console.Published{}, err
 	}
-	if err := c.writable(); err != nil {
+	if err := errors.Join(checkNotes(r.Note), c.writable()); err != nil {
 		return console.Published{}, err
 	}
 	res, err := s.replica.Rollback(ctx, r.Generation, replicator.Publication{Note: r.Note, Caller: r.Caller.String()})

@@ -71,7 +71,8 @@ func (m *Master) stand(ctx context.Context, behind map[string]time.Time) {
 	defer cancel()
 	for _, s := range m.allShards() {
 		leader, led := m.election.Leader(s.name)
-		s.replica.SetLeader(v.Identity.Era, leader.Epoch, led)
+		own := led && leader.Master == m.cfg.Name && s.replica.Status().Epoch == 0 // its term is told by runTerms, in a moment
+		s.replica.SetLeader(v.Identity.Era, leader.Epoch, led && !own)
 		settings, known := v.Shards[s.name]
 		if !known {
 			continue

@@ -93,6 +93,7 @@ type Master struct {
 	shards     map[string]*shard
 	terms      map[string]*election.Term // by shard, the latest
 	warned     map[string]bool           // what warnOnce has said
+	witnesses  map[string]int            // masters that are fetched from whether they live or not, and for how many
 }
 
 var errNotAsked = errors.New("not asked yet")
@@ -102,8 +103,8 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 	m := &Master{
 		cfg: cfg, version: version, started: time.Now().UTC(), log: log.With().Str("master", cfg.Name).Logger(), plain: log,
 		prune: make(chan struct{}, 1), fatal: make(chan error, 1), open: make(chan struct{}), standing: make(chan struct{}, 1),
-		lostSince: map[string]time.Time{},
-		shards:    map[string]*shard{}, terms: map[string]*election.Term{}, warned: map[string]bool{}, changed: make(chan struct{}), etcdErr: errNotAsked,
+		lostSince: map[string]time.Time{}, witnesses: map[string]int{},
+		shards: map[string]*shard{}, terms: map[string]*election.Term{}, warned: map[string]bool{}, changed: make(chan struct{}), etcdErr: errNotAsked,
 	}
 	defer m.closeDisk()
 	if err := m.openDisk(); err != nil {
@@ -199,7 +200,7 @@ func (m *Master) connect() {
 	})
 	m.links.set(m.routes.Peers())
 	pressure := func() bool { return m.member != nil && m.member.Pressure() }
-	m.fetcher = peer.NewFetcher(peer.Config{Store: m.store, Client: m.links.client, Masters: peers{m}.Others, Pressure: pressure, Logger: m.log})
+	m.fetcher = peer.NewFetcher(peer.Config{Store: m.store, Client: m.links.client, Masters: m.fetchable, Pressure: pressure, Logger: m.log})
 	m.store.SetHeal(func(ctx context.Context, d tree.Digest) error { return m.heal(ctx, d) })
 }
 

@@ -187,6 +187,10 @@ func TestErrorsHaveTheirKind(t *testing.T) {
 			_, err := m.client.Rollback(ctx, "www", console.RollbackRequest{Generation: 9}, nil)
 			return err
 		}, console.ErrNotFound},
+		"a note that is a book": {func() error {
+			_, err := m.client.Publish(ctx, "www", console.PublishRequest{Note: strings.Repeat("n", maxNote+1)}, nil)
+			return err
+		}, console.ErrInvalid},
 		"rollback of the first":  {func() error { _, err := m.client.Rollback(ctx, "www", console.RollbackRequest{}, nil); return err }, console.ErrNotFound},
 		"a shard that exists":    {func() error { _, err := m.client.CreateShard(ctx, fleet.NewShard("www", time.Now())); return err }, console.ErrConflict},
 		"delete with a source":   {func() error { return m.client.DeleteShard(ctx, "www") }, console.ErrConflict},

@@ -91,9 +91,7 @@ func (m *Master) peerHandler() http.Handler {
 		return nothing{}, err
 	})
 	mux.Handle("POST "+pathLease, answer(m.base, func(context.Context, *http.Request, func()) (leaseReport, error) { return m.leaseReport(), nil }))
-	mux.Handle("POST "+pathRecords, answer(m.base, func(context.Context, *http.Request, func()) (map[string]replicator.Record, error) {
-		return m.ledger.Read()
-	}))
+	mux.Handle("POST "+pathRecords, answer(m.base, m.answerRecords))
 	return mux
 }
 
@@ -253,6 +251,19 @@ func (m *Master) answerHold(ctx context.Context, s *shard, r holdRequest, beat f
 		err = fmt.Errorf("%w: %w", replicator.ErrDeclined, err)
 	}
 	return nothing{}, err
+}
+
+// answerRecords tells what this disk remembers.
+func (m *Master) answerRecords(_ context.Context, r *http.Request, _ func()) (map[string]replicator.Record, error) {
+	var in recordsRequest
+	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxPeerBody)).Decode(&in); err != nil {
+		return nil, err
+	}
+	all, err := m.ledger.Read()
+	if err != nil {
+		return nil, err
+	}
+	return in.tell(all), nil
 }
 
 // peers implements replicator.Peers.

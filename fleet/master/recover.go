@@ -19,11 +19,30 @@ import (
 // recordsLimit is how long another master may take to tell what it remembers.
 const recordsLimit = 5 * time.Second
 
+// recordsRequest asks what a master remembers: of one shard everything, of all of them (Shard "") no more history than the
+// last generation, because an answer has to fit into one line.
+type recordsRequest struct {
+	Shard string `json:"shard,omitempty"`
+}
+
+// tell is the answer to a recordsRequest, from all records.
+func (r recordsRequest) tell(all map[string]replicator.Record) map[string]replicator.Record {
+	if r.Shard != "" {
+		return map[string]replicator.Record{r.Shard: all[r.Shard]}
+	}
+	for name, rec := range all {
+		rec.Generations = rec.Generations[max(0, len(rec.Generations)-1):]
+		all[name] = rec
+	}
+	return all
+}
+
 // testimony is what the masters that answer remember of one shard.
 type testimony struct {
-	floor replicator.Maxima // above all of them
-	best  replicator.Record // of the master with the latest head
-	from  string            // that master
+	floor    replicator.Maxima // above all of them
+	best     replicator.Record // of the master with the latest head, without the history before it
+	from     string            // that master
+	settings json.RawMessage   // the shard's, as that master knows them if it does
 }
 
 // latest is the last generation of a record; zero when there is none.
@@ -38,8 +57,12 @@ func latest(r replicator.Record) tree.Generation {
 func (t *testimony) hear(from string, r replicator.Record) {
 	t.floor = t.floor.Join(r.Maxima)
 	have, told := latest(t.best), latest(r)
-	if t.from == "" || told.After(have) {
+	better := t.from == "" || told.After(have)
+	if better {
 		t.best, t.from = r, from
+	}
+	if len(r.Settings) > 0 && (better || len(t.settings) == 0) {
+		t.settings = r.Settings
 	}
 }
 
@@ -58,7 +81,7 @@ func (m *Master) testify(ctx context.Context) (map[string]*testimony, []string, 
 			out[name].hear(from, r)
 		}
 	}
-	hear(m.cfg.Name, own)
+	hear(m.cfg.Name, recordsRequest{}.tell(own))
 	ctx, cancel := context.WithTimeout(ctx, recordsLimit)
 	defer cancel()
 	var mu sync.Mutex // guards out and silent
@@ -66,7 +89,7 @@ func (m *Master) testify(ctx context.Context) (map[string]*testimony, []string, 
 	var asking sync.WaitGroup
 	for _, name := range m.links.names() {
 		asking.Go(func() {
-			records, err := ask[map[string]replicator.Record](ctx, m.links, name, pathRecords, nothing{}, nil)
+			records, err := ask[map[string]replicator.Record](ctx, m.links, name, pathRecords, recordsRequest{}, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -107,12 +130,21 @@ func (c control) Recover(ctx context.Context, r console.RecoverRequest) (console
 			return rep, kindOf(err)
 		}
 	}
+	var errs []error // one shard that cannot be recovered keeps the others waiting for nothing
 	for _, name := range slices.Sorted(maps.Keys(heard)) {
+		if len(heard[name].settings) == 0 {
+			rep.Warnings = append(rep.Warnings, fmt.Sprintf("shard %s: no disk has its settings any more: left out", name))
+			continue
+		}
 		one, err := c.recoverOne(ctx, name, heard[name], r.DryRun)
 		if err != nil {
-			return rep, kindOf(fmt.Errorf("shard %s: %w", name, err))
+			errs = append(errs, fmt.Errorf("shard %s: %w", name, err))
+			continue
 		}
 		rep.Shards = append(rep.Shards, one)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return rep, kindOf(err)
 	}
 	return rep, nil
 }
@@ -143,7 +175,7 @@ func (c control) recoverIdentity(ctx context.Context, id fleet.Identity, heard m
 func (c control) recoverOne(ctx context.Context, name string, t *testimony, dry bool) (console.RecoveredShard, error) {
 	out := console.RecoveredShard{Name: name, Action: "kept"}
 	var settings fleet.Shard
-	if err := json.Unmarshal(t.best.Settings, &settings); err != nil {
+	if err := json.Unmarshal(t.settings, &settings); err != nil {
 		return out, fmt.Errorf("settings on the disk of %s: %w", t.from, err)
 	}
 	out.FSID = settings.FSID
@@ -192,15 +224,20 @@ func (c control) raiseHead(ctx context.Context, name string, t *testimony, how r
 	if err != nil {
 		return tree.Generation{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 4*c.cfg.LeaseTTL)
-	defer cancel()
 	s.force.Store(true)
 	defer s.force.Store(false)
-	if err := c.takeLead(ctx, s); err != nil {
+	bounded, cancel := context.WithTimeout(ctx, 4*c.cfg.LeaseTTL)
+	defer cancel()
+	if err := c.takeLead(bounded, s); err != nil {
 		return tree.Generation{}, err
 	}
 	if t.from != c.cfg.Name {
-		how.Newer, how.From = t.best.Generations, t.from
+		told, err := ask[map[string]replicator.Record](ctx, c.links, t.from, pathRecords, recordsRequest{name}, nil)
+		if err != nil {
+			return tree.Generation{}, fmt.Errorf("what master %s has served: %w", t.from, err)
+		}
+		how.Newer, how.From = told[name].Generations, t.from
+		defer c.witness(t.from)()
 	}
 	_, after, err := s.replica.Recover(ctx, how)
 	if err != nil {
@@ -208,6 +245,33 @@ func (c control) raiseHead(ctx context.Context, name string, t *testimony, how r
 	}
 	fence := fleet.Fence{LeaderKey: c.registry.Keys().Leader(name), Epoch: after.Epoch}
 	return after, c.registry.RestoreHistory(ctx, name, fence, s.replica.Status().Generations)
+}
+
+// witness has the fetcher ask a master although etcd may not know that it lives, until release is called.
+func (m *Master) witness(name string) (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.witnesses[name]++
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.witnesses[name]--; m.witnesses[name] == 0 {
+			delete(m.witnesses, name)
+		}
+	}
+}
+
+// fetchable names the masters that objects are fetched from.
+func (m *Master) fetchable() []string {
+	out := peers{m}.Others()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name := range m.witnesses {
+		if !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // awaitShard waits until a shard that etcd knows is known here.
