@@ -146,3 +146,70 @@ func TestAMasterThatWantsTheSlaveGoneIsLeft(t *testing.T) {
 		t.Errorf("the kernel made %d connections", n)
 	}
 }
+
+// Four connections stream through faults of all kinds, close one after the other.
+func TestStreamsPassThroughFaults(t *testing.T) {
+	w := newWorld(t, 3)
+	var kernels []*kernel
+	for range 4 {
+		kernels = append(kernels, startKernel(t, t.Context(), w.addr, 256<<10, 4))
+	}
+	goOn := func() {
+		for _, k := range kernels {
+			k.goOn(20)
+		}
+	}
+	goOn()
+	for range rounds(2) {
+		for _, fault := range []struct{ hit, heal func(*fakeMaster) }{
+			{(*fakeMaster).kill, (*fakeMaster).start},
+			{(*fakeMaster).hang, (*fakeMaster).goOn},
+			{func(m *fakeMaster) { m.status.Store(uint32(Leave)) }, func(m *fakeMaster) { m.status.Store(uint32(OK)) }},
+			{func(m *fakeMaster) { m.kill(); m.start() }, func(*fakeMaster) {}},
+			{(*fakeMaster).disconnect, func(*fakeMaster) {}},
+		} {
+			first := w.current()
+			fault.hit(first)
+			goOn()
+			second := w.current()
+			second.kill() // within 1.3 s of the first
+			goOn()
+			second.start()
+			fault.heal(first)
+		}
+	}
+	for _, k := range kernels {
+		t.Logf("%d replies, %d MB, %d connections, worst wait %s", k.done.Load(), k.bytes.Load()>>20, k.redial.Load(), k.pause())
+	}
+}
+
+func TestABusyMasterKeepsItsReaders(t *testing.T) {
+	w := newWorld(t, 3)
+	k := startKernel(t, t.Context(), w.addr, 4096, 1)
+	k.goOn(1)
+	m := w.current()
+	m.slow.Store(int64(2 * time.Second))
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); {
+		k.goOn(10)
+	}
+	if w.current() != m {
+		t.Error("it was left")
+	}
+}
+
+// A link of the slave's own that is cut and mended: nobody answers, then all do.
+func TestAllLinksAreCut(t *testing.T) {
+	inOwnNetwork(t)
+	w := newWorld(t, 2)
+	k := startKernel(t, t.Context(), w.addr, 4096, 1)
+	for range rounds(1) {
+		k.goOn(5)
+		cut(t, w.masters...)
+		await(t, "the master is lost", func() bool { return w.prober.Course().Lost })
+		done := k.done.Load()
+		join(t)
+		began := time.Now()
+		k.goOn(5)
+		t.Logf("reading again %s after the link was mended, %d replies meanwhile", time.Since(began).Round(time.Millisecond), k.done.Load()-done-5)
+	}
+}

@@ -176,7 +176,7 @@ func (c *course) choose(to Target, a Answer) {
 		return
 	}
 	if r.kind == breach && !to.is(c.current) {
-		c.losses[c.current.Addr] = c.now
+		c.blame()
 	}
 	c.moving = nil
 	ch := Change{At: c.now, Took: c.now.Sub(r.since), From: c.current, To: to, Why: r.why}

@@ -2,10 +2,13 @@ package relay
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/rs/zerolog"
 )
@@ -66,4 +69,196 @@ func TestAPlannedMoveIsNotNoticed(t *testing.T) {
 			t.Errorf("the kernel made %d connections", k.redial.Load())
 		}
 	}
+}
+
+func TestAMasterThatStepsDownLosesNothing(t *testing.T) {
+	m := startMaster(t, "m0")
+	r, addr := startRelay(t)
+	r.Switch(m.addr)
+	k := startKernel(t, t.Context(), addr, 4096, 1)
+	for range 20 {
+		k.goOn(20)
+		m.disconnect()
+	}
+	k.goOn(20)
+	for range 20 {
+		if loss := <-r.Losses(); loss.Addr != m.addr || loss.Useless {
+			t.Errorf("loss: %+v", loss)
+		}
+	}
+	if c := r.Counters(); c.Accepted != uint64(k.redial.Load()) || c.Joins < 21 {
+		t.Errorf("counters: %+v, %d connections", c, k.redial.Load())
+	}
+}
+
+func TestOthersAreRefused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to be the kernel")
+	}
+	m := startMaster(t, "m0")
+	r, addr := startRelay(t)
+	r.Switch(m.addr)
+	c, err := Dialer{Insecure: true}.Dial(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if n, err := c.Read(make([]byte, 1)); err == nil || n > 0 {
+		t.Errorf("read %d, %v", n, err)
+	}
+	if c := r.Counters(); c.Refused != 1 || c.Accepted != 0 || c.Joins != 0 {
+		t.Errorf("counters: %+v", c)
+	}
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	r, addr := startRelay(t)
+	var conns []*net.TCPConn
+	for range DefaultMaxConns + 1 {
+		c, err := Dialer{Insecure: os.Geteuid() != 0}.Dial(t.Context(), addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reset(c)
+		conns = append(conns, c)
+	}
+	last := conns[DefaultMaxConns]
+	last.SetReadDeadline(time.Now().Add(DefaultWait / 2))
+	if _, err := last.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one too many: %v", err)
+	}
+	if c := r.Counters(); c.Refused != 1 || c.Accepted != DefaultMaxConns {
+		t.Errorf("counters: %+v", c)
+	}
+}
+
+func TestAConnectionWaitsForAMaster(t *testing.T) {
+	m := startMaster(t, "m0")
+	r, addr := startRelay(t)
+	k := startKernel(t, t.Context(), addr, 4096, 1)
+	await(t, "three connections were given up", func() bool { return k.redial.Load() > 3 })
+	if done := k.done.Load(); done > 0 {
+		t.Fatalf("%d replies from nobody", done)
+	}
+	r.Switch(m.addr)
+	k.goOn(10)
+	n := k.redial.Load()
+	r.Hold()
+	k.goOn(10) // who is joined stays
+	if now := k.redial.Load(); now != n {
+		t.Errorf("%d connections, then %d", n, now)
+	}
+	m.kill()
+	<-r.Losses()
+	m.start()
+	await(t, "a hold", func() bool { return r.Flow().Conns == 1 })
+	done := k.done.Load()
+	r.Resume()
+	k.goOn(10)
+	if done > 0 && r.Target() != m.addr {
+		t.Errorf("target %s", r.Target())
+	}
+}
+
+func TestTheListenerOutlivesTheRelay(t *testing.T) {
+	m := startMaster(t, "m0")
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	insecure := os.Geteuid() != 0
+	k := startKernel(t, t.Context(), ln.Addr().(*net.TCPAddr).AddrPort(), 4096, 1)
+	for range 5 { // the agent, started again and again
+		r := New(Config{Listener: ln, Dialer: Dialer{Insecure: insecure}, Insecure: insecure})
+		r.Switch(m.addr)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.Run(ctx) }()
+		k.goOn(20)
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The kernel may say that it will send no more, and still wants the replies.
+func TestTheLastRepliesCome(t *testing.T) {
+	m := startMaster(t, "m0")
+	r, addr := startRelay(t)
+	r.Switch(m.addr)
+	c, err := Dialer{Insecure: os.Geteuid() != 0}.Dial(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const calls = 50
+	for i := range calls {
+		if _, err := c.Write(appendCall(nil, uint32(i), progNFS, procRead, 128<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.CloseWrite()
+	for i := range calls {
+		if _, err := readRecord(c); err != nil {
+			t.Fatalf("reply %d: %v", i, err)
+		}
+	}
+	if _, err := readRecord(c); err != io.EOF {
+		t.Errorf("then: %v", err)
+	}
+	if n := len(r.losses); n > 0 {
+		t.Errorf("%d losses", n)
+	}
+}
+
+func TestAMoveToNobodyChangesNothing(t *testing.T) {
+	m, dead, hung := startMaster(t, "m0"), startMaster(t, "dead"), startMaster(t, "hung")
+	dead.kill()
+	hung.hang()
+	r, addr := startRelay(t)
+	r.Switch(m.addr)
+	k := startKernel(t, t.Context(), addr, 4096, 1)
+	k.goOn(1)
+	for _, to := range []*fakeMaster{dead, hung} {
+		if err := r.Move(t.Context(), to.addr); err == nil {
+			t.Errorf("moved to %s", to.name)
+		}
+		k.goOn(10)
+	}
+	if n := k.redial.Load(); n != 1 || r.Target() != m.addr {
+		t.Errorf("%d connections, target %s", n, r.Target())
+	}
+	overtaken := make(chan error)
+	go func() { overtaken <- r.Move(t.Context(), hung.addr) }()
+	n := hung.reads.Load()
+	r.Switch(m.addr)
+	if err := <-overtaken; err == nil || hung.reads.Load() != n {
+		t.Errorf("overtaken: %v", err)
+	}
+	k.goOn(10)
+}
+
+func FuzzFramer(f *testing.F) {
+	f.Add([]byte{0x80, 0, 0, 4, 1, 2, 3, 4, 0, 0, 0, 1, 9, 0x80, 0, 0, 0}, uint8(3))
+	f.Add([]byte{0x80, 0, 0, 0, 0x80, 0, 0}, uint8(1))
+	f.Fuzz(func(t *testing.T, b []byte, step uint8) {
+		var whole, parts framer
+		want := whole.feed(b)
+		got := 0
+		for rest := b; len(rest) > 0; {
+			n := min(int(step)+1, len(rest))
+			got += parts.feed(rest[:n])
+			rest = rest[n:]
+			if parts.left > 1 && len(rest) > 1 { // as a splice does
+				n := min(parts.left, len(rest))
+				got += parts.pass(n)
+				rest = rest[n:]
+			}
+		}
+		if got != want || whole.between() != parts.between() || whole.left != parts.left || whole.have != parts.have {
+			t.Errorf("%d records, want %d: %+v %+v", got, want, parts, whole)
+		}
+	})
 }

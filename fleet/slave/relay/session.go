@@ -138,18 +138,19 @@ func (s *session) passReplies() (whole bool, err error) {
 		if n > 0 {
 			s.listen(n)
 			ended := f.feed(buf[:n])
-			if _, werr := s.kernel.Write(buf[:n]); werr != nil {
-				return false, werr
-			}
 			room = replyBuffer
-			if f.left >= bigReply {
+			if f.left < bigReply {
+				if _, werr := s.kernel.Write(buf[:n]); werr != nil {
+					return false, werr
+				}
+			} else {
 				if p == nil {
 					if p, err = newPipe(s.master, s.kernel); err != nil {
 						return false, err
 					}
 				}
 				rest := f.left
-				if err := p.pass(rest, s.listen); err != nil {
+				if err := p.pass(buf[:n], rest, s.listen); err != nil {
 					return false, err
 				}
 				ended += f.pass(rest)

@@ -44,9 +44,12 @@ func (p *pipe) close() {
 	unix.Close(p.w) //nolint:errcheck // nothing to be done about it
 }
 
-// pass moves n bytes, and calls moved for each part that has come. Whatever it fails with, what was taken from one side
-// and not given to the other is lost.
-func (p *pipe) pass(n int, moved func(n int)) error {
+// pass sends head, then moves n bytes, and calls moved for each part that has come. Whatever it fails with, what was taken
+// from one side and not given to the other is lost.
+func (p *pipe) pass(head []byte, n int, moved func(n int)) error {
+	if err := p.send(head); err != nil {
+		return err
+	}
 	for n > 0 {
 		got, err := p.splice(p.from.Read, -1, p.w, min(n, p.size))
 		if err != nil {
@@ -64,6 +67,30 @@ func (p *pipe) pass(n int, moved func(n int)) error {
 			}
 			got -= gave
 		}
+	}
+	return nil
+}
+
+// send sends what more will follow at once: they travel together.
+func (p *pipe) send(b []byte) error {
+	for len(b) > 0 {
+		var n int
+		var err error
+		werr := p.to.Write(func(fd uintptr) bool {
+			for {
+				n, err = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_MORE|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+				if err != unix.EINTR {
+					return err != unix.EAGAIN
+				}
+			}
+		})
+		if werr != nil {
+			return werr
+		}
+		if err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+		b = b[n:]
 	}
 	return nil
 }

@@ -82,10 +82,7 @@ func (c *course) probeAnswered(a Answer) {
 // lose gives the present master up.
 func (c *course) lose(why string) {
 	c.lost = true
-	c.losses[c.current.Addr] = c.now
-	if c.current.Addr == c.home() && !c.homeBack.IsZero() && c.now.Sub(c.homeBack) < homeProven {
-		c.homeWait = min(2*c.homeWait, homeAfterMax)
-	}
+	c.blame()
 	since := c.now
 	if c.probe != nil {
 		since = c.probe.began
@@ -102,6 +99,15 @@ func (c *course) lose(why string) {
 	c.race.kind, c.race.why, c.race.since = escape, why, since
 	c.race.favour(Target{}, 0)
 	c.race.add(nil, c.current)
+}
+
+// blame remembers that the present master was lost: it is asked last for a while, and a home that was lost soon after its
+// return is gone back to later.
+func (c *course) blame() {
+	c.losses[c.current.Addr] = c.now
+	if c.current.Addr == c.home() && !c.homeBack.IsZero() && c.now.Sub(c.homeBack) < homeProven {
+		c.homeWait = min(2*c.homeWait, homeAfterMax)
+	}
 }
 
 // broken takes a connection into account that the present master ended, or did not accept. A process that died shows itself
