@@ -14,8 +14,10 @@ type backend interface {
 	// renew returns errGone when, and only when, etcd says that the lease is no more.
 	renew(ctx context.Context, id int64) (granted time.Duration, err error)
 	revoke(ctx context.Context, id int64) error
-	// read returns all leader keys and candidates as of one revision, linearizably.
-	read(ctx context.Context) (snapshot, error)
+	// read returns all leader keys and candidates as of one revision, linearizably. Who knows some of them, and they are
+	// all that there were at revision since, may be told only what has changed after it: the snapshot is then partial, and
+	// none of those known is gone. With known 0 it never is.
+	read(ctx context.Context, since int64, known int) (snapshot, error)
 	// write does all of w in one transaction.
 	write(ctx context.Context, w write) (written, error)
 	// watch calls each with every change of a leader key or candidate from revision rev on, in the order of revisions
@@ -39,8 +41,9 @@ type kv struct {
 }
 
 type snapshot struct {
-	rev int64
-	kvs []kv
+	rev     int64
+	kvs     []kv
+	partial bool
 }
 
 type changes struct {

@@ -19,7 +19,7 @@ func (s *state) decide(now instant) {
 	s.askLease(now)
 	if s.read.ready(now) {
 		s.read.start(now)
-		s.do(doRead{s.view.rev})
+		s.do(doRead{s.view.rev, s.watch.n, s.sure()})
 	}
 	s.askWrite(now)
 	for _, c := range []*call{&s.lease.call, &s.read} {

@@ -122,16 +122,39 @@ func (e *etcd) revoke(ctx context.Context, id int64) error {
 	})
 }
 
-func (e *etcd) read(ctx context.Context) (s snapshot, err error) {
+func (e *etcd) read(ctx context.Context, since int64, known int) (s snapshot, err error) {
 	err = e.call(ctx, "read the leaders", false, func(ctx context.Context, ep *endpoint) error {
-		resp, err := ep.kv.Get(ctx, keysPrefix(e.prefix), clientv3.WithPrefix())
+		prefix := keysPrefix(e.prefix)
+		if known > 0 {
+			resp, err := ep.kv.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithMinModRev(since+1))
+			if err != nil {
+				return err
+			}
+			s = snapshot{resp.Header.Revision, fromEtcd(resp.Kvs), true}
+			if s.completes(since, known, int(resp.Count)) {
+				return nil
+			}
+		}
+		resp, err := ep.kv.Get(ctx, prefix, clientv3.WithPrefix())
 		if err != nil {
 			return err
 		}
-		s = snapshot{resp.Header.Revision, fromEtcd(resp.Kvs)}
+		s = snapshot{resp.Header.Revision, fromEtcd(resp.Kvs), false}
 		return nil
 	})
 	return s, err
+}
+
+// completes reports whether a partial snapshot, of a time when there were count keys, and the known ones that there were
+// at revision since, are all there is: none was deleted, or the numbers would not agree, and etcd was not put back to an
+// older state.
+func (s *snapshot) completes(since int64, known, count int) bool {
+	for _, k := range s.kvs {
+		if k.create > since {
+			known++
+		}
+	}
+	return s.rev >= since && known == count
 }
 
 func (e *etcd) write(ctx context.Context, w write) (out written, err error) {

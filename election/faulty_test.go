@@ -82,8 +82,8 @@ func (f *faulty) renew(ctx context.Context, id int64) (granted time.Duration, er
 	return granted, err
 }
 
-func (f *faulty) read(ctx context.Context) (s snapshot, err error) {
-	err = f.run(ctx, "read", func() error { s, err = f.backend.read(ctx); return err })
+func (f *faulty) read(ctx context.Context, since int64, known int) (s snapshot, err error) {
+	err = f.run(ctx, "read", func() error { s, err = f.backend.read(ctx, since, known); return err })
 	return s, err
 }
 

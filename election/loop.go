@@ -156,8 +156,8 @@ func (l *loop) perform(ctx context.Context, now instant, a action) {
 		})
 	case doRead:
 		l.request(ctx, l.state.patience(), func(ctx context.Context) event {
-			snap, err := l.backend.read(ctx)
-			return readReply{now, a.seen, snap, err}
+			snap, err := l.backend.read(ctx, a.seen, a.known)
+			return readReply{now, a.seen, a.watch, snap, err}
 		})
 	case doWrite:
 		a.w.claim = mustJSON(leaderValue{Master: l.config.Master, Since: time.Now().UTC()})

@@ -181,7 +181,7 @@ func (b *memoryBackend) revoke(ctx context.Context, id int64) error {
 	return nil
 }
 
-func (b *memoryBackend) read(ctx context.Context) (snapshot, error) {
+func (b *memoryBackend) read(ctx context.Context, _ int64, _ int) (snapshot, error) {
 	if err := b.enter(ctx); err != nil {
 		return snapshot{}, err
 	}

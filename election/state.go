@@ -21,6 +21,8 @@ type state struct {
 	watch  struct {
 		n  int // which watch: reports of earlier ones are passed over
 		on bool
+		// sure is the watch during which everything was read, so that no key was missed and etcd is the same.
+		sure int
 	}
 	fresh    bool            // the view was read since the lease last lapsed
 	lapsed   instant         // when that was
@@ -94,10 +96,11 @@ type (
 		err  error
 	}
 	readReply struct {
-		sent instant
-		seen int64
-		snap snapshot
-		err  error
+		sent  instant
+		seen  int64
+		watch int // the latest when it was sent
+		snap  snapshot
+		err   error
 	}
 	writeReply struct {
 		sent   instant
@@ -122,7 +125,11 @@ type (
 	action  interface{}
 	doGrant struct{ ttl time.Duration }
 	doRenew struct{ id int64 }
-	doRead  struct{ seen int64 }
+	doRead  struct {
+		seen  int64
+		watch int
+		known int // see backend
+	}
 	doWrite struct{ w write }
 	doWatch struct {
 		n   int
@@ -348,6 +355,9 @@ func (s *state) readDone(now instant, e readReply) {
 		s.read.due = max(now, e.sent.add(s.pause()))
 	}
 	changed := s.view.replace(e.snap, e.seen)
+	if !changed && !e.snap.partial && s.watch.on && e.watch == s.watch.n {
+		s.watch.sure = s.watch.n
+	}
 	s.changed = s.changed || changed
 	if fresh := e.sent >= s.lapsed; changed || fresh && !s.fresh {
 		s.fresh, s.every = s.fresh || fresh, true
@@ -367,6 +377,14 @@ func (s *state) readDone(now instant, e readReply) {
 		s.settled = true
 		s.findStale()
 	}
+}
+
+// sure returns how many keys the view holds, if they are known to be all up to its revision, or 0.
+func (s *state) sure() int {
+	if !s.watch.on || s.watch.sure != s.watch.n {
+		return 0
+	}
+	return len(s.view.seats) + len(s.view.candidates)
 }
 
 // findStale notes the leases that an older process of this master left behind.

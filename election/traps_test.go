@@ -356,7 +356,7 @@ func testWrite(t *testing.T, b backend, prefix string) {
 	if len(out.seats) != 1 || out.seats[0].create != epoch || out.seats[0].mod != out.rev || string(out.seats[0].value) != "heir" || out.seats[0].lease != mine {
 		t.Fatalf("%+v", out)
 	}
-	snap, err := b.read(ctx)
+	snap, err := b.read(ctx, 0, 0)
 	if err != nil || len(snap.kvs) != 3 || snap.rev < out.rev { // a, b and x: c was released, what is not ours stayed
 		t.Fatalf("%+v, %v", snap, err)
 	}
@@ -374,7 +374,7 @@ func testWrite(t *testing.T, b backend, prefix string) {
 	if _, err := b.write(ctx, write{lease: mine, claims: []string{key("d")}}); err == nil {
 		t.Error("a claim under a lease that is gone went through")
 	}
-	if snap, err := b.read(ctx); err != nil || len(snap.kvs) != 0 {
+	if snap, err := b.read(ctx, 0, 0); err != nil || len(snap.kvs) != 0 {
 		t.Errorf("%+v, %v", snap, err)
 	}
 }
@@ -404,5 +404,66 @@ func expectChanges(t *testing.T, b backend, rev int64, keys ...string) {
 	stop()
 	if err := <-done; err == nil {
 		t.Error("a watch ended by itself, and well")
+	}
+}
+
+// What is read again and again is only what has changed, and yet everything that is there afterwards.
+func TestAReadOfWhatHasChanged(t *testing.T) {
+	t.Parallel()
+	prefix, ctx, admin := newPrefix(), t.Context(), shared.Dial(t)
+	b := newEtcd(admin, prefix, "m1")
+	defer b.close(ctx)
+	put := func(shard, value string) int64 {
+		t.Helper()
+		resp, err := admin.Put(ctx, leaderKey(prefix, shard), value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Header.Revision
+	}
+	put("a", "1")
+	since := put("b", "1")
+	read := func(partial bool, keys int) {
+		t.Helper()
+		snap, err := b.read(ctx, since, 2)
+		if err != nil || snap.partial != partial || len(snap.kvs) != keys || snap.rev < since {
+			t.Fatalf("%+v, %v", snap, err)
+		}
+	}
+	read(true, 0)
+	put("a", "2")
+	read(true, 1)
+	put("c", "1")
+	read(true, 2)
+	if _, err := admin.Delete(ctx, leaderKey(prefix, "b")); err != nil {
+		t.Fatal(err)
+	}
+	read(false, 2) // one more and one less than were known
+	put("b", "2")
+	read(false, 3) // there again, and nobody knows that it was gone
+	since += 1 << 40
+	read2, err := b.read(ctx, since, 3)
+	if err != nil || read2.partial || len(read2.kvs) != 3 {
+		t.Fatalf("put back to an older state: %+v, %v", read2, err)
+	}
+}
+
+func TestAQuietElectionReadsOnlyWhatHasChanged(t *testing.T) {
+	t.Parallel()
+	n := etcdNode(t, newPrefix(), "m1")
+	n.Stand("www", false)
+	n.term()
+	l := n.Election.(*loop)
+	sure := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.state.sure()
+	}
+	for late := time.After(patience); sure() != 2; pollAgain() { // its leader key and its candidate record
+		select {
+		case <-late:
+			t.Fatalf("it is sure of %d keys", sure())
+		default:
+		}
 	}
 }

@@ -114,6 +114,13 @@ func (v *view) replace(s snapshot, seen int64) (changed bool) {
 	if s.rev < v.rev && s.rev >= seen {
 		return false // the watch overtook the read
 	}
+	if s.partial {
+		for _, e := range s.kvs {
+			changed = v.apply(e) || changed
+		}
+		v.rev = s.rev
+		return changed
+	}
 	next := newView(v.prefix)
 	for _, e := range s.kvs {
 		if !next.keep(v, e) {
