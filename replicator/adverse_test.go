@@ -3,9 +3,12 @@ package replicator
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
@@ -131,5 +134,16 @@ func TestRecoveryLeavesOutWhatNobodyHas(t *testing.T) {
 	_, after, err := m2.replica.Recover(t.Context(), Recovery{Newer: []tree.Generation{second, third}, From: "m1", Floor: Maxima{Generation: 3, NextIno: third.NextIno}})
 	if err != nil || after.Number != 4 || after.Root != third.Root {
 		t.Errorf("recovered to %+v, %v", after, err)
+	}
+}
+
+// A ledger that finds no room is a full disk like any other: a master that meets it declines, and collects.
+func TestLedgerWithoutRoom(t *testing.T) {
+	err := ledgerError("www", &os.PathError{Op: "write", Path: "ledger", Err: unix.ENOSPC})
+	if !errors.Is(err, store.ErrFull) || !errors.Is(err, unix.ENOSPC) {
+		t.Error(err)
+	}
+	if err := ledgerError("www", unix.EIO); errors.Is(err, store.ErrFull) || !errors.Is(err, unix.EIO) {
+		t.Error(err)
 	}
 }

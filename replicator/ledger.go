@@ -9,7 +9,9 @@ import (
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 
+	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
 )
 
@@ -154,10 +156,18 @@ func (l *Ledger) update(shard string, fn func(*bbolt.Bucket) error) error {
 		}
 		return fn(b)
 	})
-	if err != nil {
-		return fmt.Errorf("ledger, shard %s: %w", shard, err)
+	return ledgerError(shard, err)
+}
+
+// ledgerError is the error of a write. A disk without room is one kind of trouble, whatever meets it first.
+func ledgerError(shard string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		err = fmt.Errorf("%w: %w", store.ErrFull, err)
 	}
-	return nil
+	return fmt.Errorf("ledger, shard %s: %w", shard, err)
 }
 
 func raise(b *bbolt.Bucket, g tree.Generation) error {

@@ -75,6 +75,7 @@ type Master struct {
 	base        context.Context // ends when the master stops: for what is done for other masters
 	standing    chan struct{}   // runStanding is to look again
 	steppedDown atomic.Bool
+	confirmedAt time.Time   // when another master last said that it has a lease and this one has none; only runStepDown uses it
 	foreign     atomic.Bool // etcd holds another fleet than the one of this disk
 	trusted     bool        // settleTrust is done; only Registry.Follow's goroutine uses it
 	retired     bool        // stands for nothing; only runStanding uses it

@@ -39,16 +39,31 @@ func (m *Master) stepDown(ctx context.Context) {
 		}
 		return
 	}
-	if m.steppedDown.Load() || lease.Age < 2*lease.TTL {
+	if lease.Age < 2*lease.TTL {
 		return
 	}
 	by := m.confirmed(ctx)
-	if by == "" || m.election.Lease().Alive {
+	if by != "" {
+		m.confirmedAt = time.Now()
+	}
+	was := m.steppedDown.Load()
+	now := standsDown(was, by != "", time.Since(m.confirmedAt), lease.TTL)
+	if now == was || m.election.Lease().Alive {
 		return
 	}
-	m.steppedDown.Store(true)
+	m.steppedDown.Store(now)
+	if !now {
+		m.log.Warn().Int64("lease_age_ms", lease.Age.Milliseconds()).Msg("no other master confirms a lease any more: serving again")
+		return
+	}
 	closed := m.exporter.Disconnect(ctx, func(netip.AddrPort, time.Time) bool { return true })
 	m.log.Warn().Str("confirmed_by", by).Int("connections", closed).Int64("lease_age_ms", lease.Age.Milliseconds()).Msg("stepped down")
+}
+
+// standsDown reports whether a master without a lease serves nobody. Once it does not, it serves again when nobody has
+// confirmed for a while that the fleet goes on elsewhere: its readers may have nobody else.
+func standsDown(was, confirmed bool, silence, ttl time.Duration) bool {
+	return confirmed || was && silence < 2*ttl
 }
 
 // confirmed names a master that holds a lease and does not see this one among the living; "" when there is none.
