@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -31,11 +30,8 @@ func TestAgainstCoreDNS(t *testing.T) {
 	start(t, "etcd", "--data-dir", filepath.Join(dir, "etcd"), "--listen-client-urls", etcd, "--advertise-client-urls", etcd,
 		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "default="+peers)
 	_, port, _ = net.SplitHostPort(freeAddress(t))
-	corefile := filepath.Join(dir, "Corefile")
-	text := fmt.Sprintf("prod.example:%s {\n bind 127.0.0.1\n errors\n etcd {\n  path /skydns\n  endpoint %s\n }\n}\n", port, etcd)
-	if err := os.WriteFile(corefile, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	corefile := write(t, "Corefile", sample(t, "Corefile.etcd", "http://192.0.2.21:2379 http://192.0.2.22:2379 http://192.0.2.23:2379", etcd,
+		DefaultDomain+" {", "prod.example:"+port+" {\n bind 127.0.0.1"))
 	until(t, func() error { return put(etcd, "/ready", "yes") })
 	start(t, *coredns, "-conf", corefile)
 	theirs := serving{port: port}

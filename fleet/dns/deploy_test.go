@@ -1,0 +1,132 @@
+package dns
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/miekg/dns"
+)
+
+// sample reads a file that is shipped for a resolver, with other words in place of some.
+func sample(t *testing.T, name string, oldnew ...string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "deploy", "dns", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(oldnew); i += 2 {
+		if !strings.Contains(string(b), oldnew[i]) {
+			t.Errorf("%s has no %q", name, oldnew[i])
+		}
+	}
+	return strings.NewReplacer(oldnew...).Replace(string(b))
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Resolvers with the shipped settings find a slave's order while the first of three masters is down.
+func TestShippedSettings(t *testing.T) {
+	z := threeMasters()
+	z.Domain = DefaultDomain
+	for name, run := range map[string]func(t *testing.T, masters, port string){
+		"dnsmasq": func(t *testing.T, masters, port string) {
+			conf := write(t, "dnsmasq.conf", sample(t, "dnsmasq.conf", "192.0.2.", "127.0.0.", "#5353", "#"+masters))
+			start(t, "dnsmasq", "--keep-in-foreground", "--conf-file="+conf, "--port="+port, "--listen-address=127.0.0.1", "--bind-interfaces",
+				"--no-resolv", "--no-hosts", "--pid-file=", "--user=", "--stop-dns-rebind")
+		},
+		"named": func(t *testing.T, masters, port string) {
+			dir := t.TempDir()
+			head := fmt.Sprintf("options { directory %q; pid-file none; session-keyfile none; listen-on port %s { 127.0.0.1; }; listen-on-v6 { none; };\n"+
+				" dnssec-validation no; validate-except { %q; }; recursion yes; };\ncontrols { };\n", dir, port, DefaultDomain)
+			conf := write(t, "named.conf", head+sample(t, "named.conf", "192.0.2.", "127.0.0.", "port 5353", "port "+masters))
+			start(t, "named", "-g", "-n", "1", "-c", conf)
+		},
+		"coredns": func(t *testing.T, masters, port string) {
+			conf := write(t, "Corefile", sample(t, "Corefile.forward", "192.0.2.", "127.0.0.", ":5353", ":"+masters, DefaultDomain+" {", DefaultDomain+":"+port+" {\n bind 127.0.0.1"))
+			start(t, *coredns, "-conf", conf)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "coredns" && *coredns == "" {
+				t.Skip("no -coredns")
+			} else if name != "coredns" {
+				if _, err := exec.LookPath(name); err != nil {
+					t.Skip(err)
+				}
+			}
+			masters := serve(t, "127.0.0.12:0", Config{Zone: of(z)})
+			_, port, _ := net.SplitHostPort(freeAddress(t))
+			run(t, masters.port, port)
+			var r *dns.Msg
+			until(t, func() error {
+				c := dns.Client{Net: "tcp", Timeout: patience}
+				var err error
+				r, _, err = c.Exchange(question("_nfs._tcp.web17.slaves."+DefaultDomain, dns.TypeSRV), "127.0.0.1:"+port)
+				if err == nil && r.Rcode != dns.RcodeSuccess {
+					err = fmt.Errorf("answer %v", r)
+				}
+				return err
+			})
+			got := srvs(r.Answer) // in any order: some resolvers turn it
+			slices.Sort(got)
+			same(t, name, got, []string{"10 100 2050 m2.masters.nfs-fleet.internal.", "20 100 2049 m1.masters.nfs-fleet.internal."})
+			resolver := serving{port: port}
+			if r := resolver.exchange(t, "udp", "127.0.0.1", question("m2.masters."+DefaultDomain, dns.TypeA)); len(r.Answer) != 2 {
+				t.Errorf("%v", r)
+			}
+			if r := resolver.exchange(t, "udp", "127.0.0.1", question("gone.masters."+DefaultDomain, dns.TypeA)); r.Rcode != dns.RcodeNameError {
+				t.Errorf("%v", r)
+			}
+		})
+	}
+}
+
+// The delegation says what the masters say of themselves.
+func TestDelegation(t *testing.T) {
+	z := &Zone{Domain: "nfs.prod.example"}
+	for i, a := range []string{"192.0.2.11", "192.0.2.12", "192.0.2.13"} {
+		z.Masters = append(z.Masters, Target{Name: fmt.Sprintf("m%d", i+1), Addresses: addrs(a), Port: 2049, InStep: true})
+	}
+	r := ask(t, z, question("nfs.prod.example", dns.TypeNS), UDP)
+	want := map[string]bool{}
+	for _, rr := range append(r.Answer, r.Extra...) {
+		rr.Header().Ttl = 3600
+		want[rr.String()] = true
+	}
+	p := dns.NewZoneParser(strings.NewReader(sample(t, "parent.zone")), "prod.example.", "parent.zone")
+	for rr, ok := p.Next(); ok; rr, ok = p.Next() {
+		if !want[rr.String()] {
+			t.Errorf("the masters do not say %v", rr)
+		}
+		delete(want, rr.String())
+	}
+	if err := p.Err(); err != nil || len(want) != 0 {
+		t.Errorf("%v, missing %v", err, want)
+	}
+}
+
+// Both files for systemd-resolved route the domain to masters by address and port.
+func TestResolvedSettings(t *testing.T) {
+	for name, section := range map[string]string{"nfs-fleet.dns-delegate": "[Delegate]", "resolved.conf": "[Resolve]"} {
+		var lines []string
+		for line := range strings.Lines(sample(t, name)) {
+			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "#") {
+				lines = append(lines, line)
+			}
+		}
+		same(t, name, lines, []string{section, "DNS=192.0.2.11:5353 192.0.2.12:5353 192.0.2.13:5353", "Domains=~" + DefaultDomain})
+	}
+}
