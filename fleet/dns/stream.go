@@ -29,12 +29,19 @@ type streams struct {
 }
 
 type stream struct {
-	conn net.Conn
-	last time.Time // of its last question; guarded by streams.mu
+	conn   net.Conn
+	ctx    context.Context // ends with the connection, whoever closes it
+	cancel context.CancelFunc
+	last   time.Time // of its last question; guarded by streams.mu
+}
+
+func (c *stream) close() {
+	c.cancel()
+	_ = c.conn.Close()
 }
 
 // add takes in a connection, in the place of the longest idle one when there are too many; nil when no more are taken.
-func (s *streams) add(conn net.Conn) *stream {
+func (s *streams) add(ctx context.Context, conn net.Conn) *stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -47,10 +54,11 @@ func (s *streams) add(conn net.Conn) *stream {
 				idle = c
 			}
 		}
-		_ = idle.conn.Close()
+		idle.close()
 		delete(s.open, idle)
 	}
-	c := &stream{conn, time.Now()}
+	ctx, cancel := context.WithCancel(ctx)
+	c := &stream{conn, ctx, cancel, time.Now()}
 	s.open[c] = struct{}{}
 	s.wg.Add(1)
 	return c
@@ -64,7 +72,7 @@ func (s *streams) touch(c *stream) {
 
 // remove closes a connection whose goroutine ends.
 func (s *streams) remove(c *stream) {
-	_ = c.conn.Close()
+	c.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, c)
@@ -76,7 +84,7 @@ func (s *streams) close() {
 	defer s.mu.Unlock()
 	s.closed = true
 	for c := range s.open {
-		_ = c.conn.Close()
+		c.close()
 	}
 }
 
@@ -104,17 +112,17 @@ func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
 			pause(ctx, retryAfterError)
 			continue
 		}
-		c := s.streams.add(conn)
+		c := s.streams.add(ctx, conn)
 		if c == nil {
 			_ = conn.Close()
 			continue
 		}
-		go s.serveStream(ctx, c)
+		go s.serveStream(c)
 	}
 }
 
 // serveStream answers one connection's questions in order until it is closed, idle, or hostile.
-func (s *Server) serveStream(ctx context.Context, c *stream) {
+func (s *Server) serveStream(c *stream) {
 	defer s.streams.remove(c)
 	from := addressOf(c.conn)
 	buf := make([]byte, 512)
@@ -135,7 +143,7 @@ func (s *Server) serveStream(ctx context.Context, c *stream) {
 		}
 		s.streams.touch(c)
 		s.tcp.Add(1)
-		if !s.within(ctx, from) {
+		if !s.within(c.ctx, from) {
 			return
 		}
 		reply := s.answer(buf[:n], TCP)

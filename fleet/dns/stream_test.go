@@ -3,6 +3,7 @@ package dns
 import (
 	"encoding/binary"
 	"net"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -118,6 +119,34 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+// A connection that makes room while its question waits for the rate ends at once.
+func TestWaitingConnectionsMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewServer(Config{Zone: of(threeMasters()), Connections: 1})
+		for s.streamLimit.take(netip.Addr{}, time.Now()) == grant { // net.Pipe has no addresses
+		}
+		s.streamLimit.rate = 0
+		here, there := net.Pipe()
+		defer here.Close()
+		ended := make(chan struct{})
+		go func() {
+			s.serveStream(s.streams.add(t.Context(), there))
+			close(ended)
+		}()
+		if _, err := here.Write(frame(packed(t, question("prod.example", dns.TypeSOA)))); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		second, _ := net.Pipe()
+		c := s.streams.add(t.Context(), second)
+		<-ended
+		s.streams.remove(c)
+		if n := s.Stats(); n.Limited != 1 || n.Connections != 0 {
+			t.Errorf("%+v", n)
+		}
+	})
+}
+
 func TestSlowConnectionsEnd(t *testing.T) {
 	good := frame(packed(t, question("prod.example", dns.TypeSOA)))
 	for name, c := range map[string]struct {
@@ -134,7 +163,7 @@ func TestSlowConnectionsEnd(t *testing.T) {
 			defer here.Close()
 			began, ended := time.Now(), make(chan time.Time, 1)
 			go func() {
-				s.serveStream(t.Context(), s.streams.add(there))
+				s.serveStream(s.streams.add(t.Context(), there))
 				ended <- time.Now()
 			}()
 			go c.send(here)
@@ -174,7 +203,7 @@ func TestTheEndClosesConnections(t *testing.T) {
 	if _, err := readFrame(c); err == nil {
 		t.Error("still open")
 	}
-	if s.streams.add(c) != nil {
+	if s.streams.add(t.Context(), c) != nil {
 		t.Error("a connection is taken after the end")
 	}
 }
