@@ -19,6 +19,7 @@ const (
 
 const (
 	headerSize = 12
+	maxName    = 255
 	udpSize    = 1232 // of the largest datagram sent: fragments are lost too often
 	plainSize  = 512  // for clients without EDNS
 	maxExtra   = 2    // records beside the question: EDNS and a signature
@@ -89,7 +90,7 @@ func comeBack(query []byte) []byte {
 	for end < len(query) && query[end] != 0 && query[end] < 64 {
 		end += 1 + int(query[end])
 	}
-	if end >= len(query) || query[end] != 0 || end+5 > len(query) {
+	if end >= len(query) || query[end] != 0 || end+5 > len(query) || end+1-headerSize > maxName {
 		return nil
 	}
 	out := slices.Clone(query[:end+5])
