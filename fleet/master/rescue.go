@@ -22,8 +22,17 @@ func (m *Master) toRescue() bool {
 	return err == nil
 }
 
-// rescue starts the etcd that the disk has as a cluster of one; without any, a new one, for `recover` to fill.
+// rescue starts the etcd that the disk has as a cluster of one; without any, a new one, for `recover` to fill. The word
+// counts no more when another master holds a lease by now: that one was rescued meanwhile, and two clusters of one are two
+// fleets.
 func (m *Master) rescue(ctx context.Context) error {
+	if alive := m.leaseholder(ctx); alive != "" {
+		m.log.Error().Str("peer", alive).Msg("the etcd in this process is not rescued: another master holds a lease")
+		if err := os.Remove(m.rescueFile()); err != nil {
+			return fmt.Errorf("the rescue is not to happen: %w", err)
+		}
+		return m.member.Open(ctx, false)
+	}
 	var err error
 	if m.member.Holds() {
 		err = m.member.Rescue(ctx)
@@ -48,14 +57,29 @@ func (c control) askRescue(ctx context.Context) error {
 	if c.etcdProblem() == nil {
 		return console.Errorf(console.ErrConflict, "etcd answers and has its quorum: there is nothing to rescue")
 	}
+	if c.member.Status().Learner {
+		return console.Errorf(console.ErrConflict, "the etcd of this master was a learner, which cannot go on by itself: say it to a voter (`nfs-fleet master list`), or, when none is left, stop this master, remove %s, start it, and say it then", c.etcdDir())
+	}
+	if alive := c.leaseholder(ctx); alive != "" {
+		return console.Errorf(console.ErrConflict, "master %s holds a lease: etcd has its quorum, and only this master does not reach it; mend the network", alive)
+	}
+	if err := os.WriteFile(c.rescueFile(), nil, 0o600); err != nil {
+		return err
+	}
+	c.log.Warn().Str("by", console.CallerOf(ctx).String()).Msg("etcd is to be rescued at the next start")
+	return nil
+}
+
+// leaseholder names another master that holds a lease; "" when none that can be reached does.
+func (m *Master) leaseholder(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, recordsLimit)
 	defer cancel()
 	var mu sync.Mutex // guards alive
 	alive := ""
 	var asking sync.WaitGroup
-	for _, name := range c.links.names() {
+	for _, name := range m.links.names() {
 		asking.Go(func() {
-			r, err := ask[leaseReport](ctx, c.links, name, pathLease, nothing{}, nil)
+			r, err := ask[leaseReport](ctx, m.links, name, pathLease, nothing{}, nil)
 			if err == nil && r.Alive {
 				mu.Lock()
 				alive = name
@@ -64,12 +88,5 @@ func (c control) askRescue(ctx context.Context) error {
 		})
 	}
 	asking.Wait()
-	if alive != "" {
-		return console.Errorf(console.ErrConflict, "master %s holds a lease: etcd has its quorum, and only this master does not reach it; mend the network", alive)
-	}
-	if err := os.WriteFile(c.rescueFile(), nil, 0o600); err != nil {
-		return err
-	}
-	c.log.Warn().Str("by", console.CallerOf(ctx).String()).Msg("etcd is to be rescued at the next start")
-	return nil
+	return alive
 }
