@@ -23,6 +23,7 @@ import (
 
 var (
 	long     = flag.Bool("long", false, "simulate 200 masters and 500 shards, and allow nothing beyond the promised times")
+	ttl      = flag.Duration("ttl", election.DefaultTTL, "the masters' lease, for machines that are too slow for so many masters")
 	endpoint = flag.String("etcd", "", "simulate on this etcd (URLs, comma-separated) instead of one inside the test")
 )
 
@@ -34,7 +35,7 @@ const patience = 3 * time.Minute
 // and lose a tenth of their number at once.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
-	s := &simulation{T: t, ttl: election.DefaultTTL, fleet: etcdtest.FleetName(), byName: map[string]*fake{}}
+	s := &simulation{T: t, ttl: *ttl, fleet: etcdtest.FleetName(), byName: map[string]*fake{}}
 	masters, shards := 20, 50
 	if *long {
 		masters, shards = 200, 500
