@@ -44,7 +44,9 @@ func (m *Master) startEtcd(ctx context.Context, parts *stack) error {
 		Endpoints: e.Endpoints, Logger: zap.NewNop(), DialTimeout: 2 * time.Second,
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 2 * time.Second, DialOptions: options,
 	}
-	conf.Username, conf.Password, _ = strings.Cut(e.User, ":")
+	if user, password, ok := strings.Cut(e.User, ":"); ok {
+		conf.DialOptions = append(options, (&etcdAuth{user: user, password: password}).options()...)
+	}
 	if len(e.Endpoints) == 0 {
 		if err := m.openMember(ctx); err != nil {
 			return err
