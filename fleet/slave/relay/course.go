@@ -42,7 +42,7 @@ const (
 	probeLeast   = 100 * time.Millisecond // what a master may ask of probeEvery
 	probeMost    = 5 * time.Second
 	suspectAfter = 100 * time.Millisecond // calls unanswered for so long bring the next probe forward
-	suspectRest  = 200 * time.Millisecond // but not sooner after the last
+	suspectRest  = 100 * time.Millisecond // but not sooner after the last
 	confirmAfter = 200 * time.Millisecond // then a second probe goes out, and others are asked
 	silentAfter  = 500 * time.Millisecond // of a probe, and of replies: lost
 	probeEnd     = 3 * time.Second        // then a probe is begun anew
@@ -221,8 +221,12 @@ func (c *course) next() time.Time {
 		return c.now.Add(10 * time.Millisecond)
 	case c.probe != nil || c.race != nil:
 		return c.now.Add(25 * time.Millisecond)
-	case c.flow.Conns > 0:
-		return c.now.Add(50 * time.Millisecond)
+	case c.flow.Conns > 0 || c.now.Sub(c.since) < 2*time.Second: // the kernel's connections come back at once
+		next := c.now.Add(50 * time.Millisecond)
+		if suspect := later(c.flow.Waiting, c.grace).Add(suspectAfter); !c.flow.Waiting.IsZero() && suspect.Before(next) {
+			next = later(suspect, c.now.Add(5*time.Millisecond))
+		}
+		return next
 	case c.current.Addr.IsValid():
 		return c.now.Add(max(min(c.probeAt.Sub(c.now), c.every), 10*time.Millisecond))
 	}

@@ -60,7 +60,9 @@ func (m *fakeMaster) start() {
 	defer m.mu.Unlock()
 	m.ln, m.conns, m.wake = ln, make(map[*net.TCPConn]bool), make(chan struct{})
 	m.hung.Store(false)
-	m.addr = ln.Addr().(*net.TCPAddr).AddrPort()
+	if m.addr.Port() == 0 {
+		m.addr = ln.Addr().(*net.TCPAddr).AddrPort()
+	}
 	go func() {
 		for {
 			c, err := ln.AcceptTCP()
@@ -220,8 +222,7 @@ type kernel struct {
 	t      testing.TB
 	to     netip.AddrPort
 	size   uint32
-	depth  int // calls at once
-	conn   net.Conn
+	depth  int                  // calls at once
 	sent   map[uint32]time.Time // unanswered
 	xid    uint32
 	redial atomic.Int64 // connections made

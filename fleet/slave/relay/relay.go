@@ -37,6 +37,8 @@ type Relay struct {
 	cfg    Config
 	epoch  time.Time
 	losses chan Loss
+	// drainTime is how long a Move waits for the last replies.
+	drainTime time.Duration
 
 	mu      sync.Mutex // guards what follows; taken before a session's
 	target  netip.AddrPort
@@ -96,7 +98,7 @@ func New(cfg Config) *Relay {
 		cfg.Wait = DefaultWait
 	}
 	return &Relay{
-		cfg: cfg, epoch: time.Now(), losses: make(chan Loss, 64),
+		cfg: cfg, epoch: time.Now(), losses: make(chan Loss, 64), drainTime: drainTime,
 		held: true, changed: make(chan struct{}), links: make(map[*link]struct{}),
 	}
 }

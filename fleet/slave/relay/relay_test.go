@@ -47,6 +47,7 @@ func TestBytesPassWhole(t *testing.T) {
 func TestAPlannedMoveIsNotNoticed(t *testing.T) {
 	a, b := startMaster(t, "a"), startMaster(t, "b")
 	r, addr := startRelay(t)
+	r.drainTime = time.Minute // machines that test are slow
 	r.Switch(a.addr)
 	var kernels []*kernel
 	for _, size := range []uint32{4096, 1 << 20} {
@@ -99,12 +100,12 @@ func TestOthersAreRefused(t *testing.T) {
 	r, addr := startRelay(t)
 	r.Switch(m.addr)
 	c, err := Dialer{Insecure: true}.Dial(t.Context(), addr)
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		defer c.Close()
+		_, err = c.Read(make([]byte, 1))
 	}
-	defer c.Close()
-	if n, err := c.Read(make([]byte, 1)); err == nil || n > 0 {
-		t.Errorf("read %d, %v", n, err)
+	if err == nil || !gone(err) {
+		t.Errorf("not refused: %v", err)
 	}
 	if c := r.Counters(); c.Refused != 1 || c.Accepted != 0 || c.Joins != 0 {
 		t.Errorf("counters: %+v", c)

@@ -75,8 +75,8 @@ func (s *session) killLocked() {
 	s.master.SetDeadline(past) //nolint:errcheck // fails only when closed
 }
 
-// drain ends the session when the calls that have been sent are answered, and kills it after drainTime.
-func (s *session) drain() {
+// drain ends the session when the calls that have been sent are answered, and kills it after a time.
+func (s *session) drain(most time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.draining || s.killed {
@@ -84,7 +84,7 @@ func (s *session) drain() {
 	}
 	s.draining = true
 	s.kernel.SetReadDeadline(past) //nolint:errcheck // fails only when closed
-	s.timer = time.AfterFunc(drainTime, s.kill)
+	s.timer = time.AfterFunc(most, s.kill)
 }
 
 // run passes bytes until one side ends or the session is told to. The master's connection is closed afterwards, the
@@ -193,15 +193,19 @@ func (u *upstream) run(s *session) {
 		return
 	}
 	buf := make([]byte, callBuffer)
-	for {
+	for last := false; ; { // last: the session drains, and this is the rest of the last call
 		n, err := s.kernel.Read(buf)
 		if n > 0 && !u.send(s, &f, buf[:n]) {
 			return
 		}
 		switch {
 		case err == nil:
+			if last && f.between() {
+				u.finish(s, &f)
+				return
+			}
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if !u.finish(s, &f) {
+			if last = u.finish(s, &f); !last {
 				return
 			}
 		case err == io.EOF:
@@ -251,7 +255,7 @@ func (u *upstream) finish(s *session, f *framer) (goOn bool) {
 		return false
 	}
 	if !f.between() {
-		s.kernel.SetReadDeadline(time.Now().Add(drainTime)) //nolint:errcheck // fails only when closed
+		s.kernel.SetReadDeadline(time.Time{}) //nolint:errcheck // fails only when closed
 		return true
 	}
 	s.parked.Store(true)

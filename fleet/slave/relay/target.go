@@ -91,7 +91,7 @@ func (r *Relay) Move(ctx context.Context, to netip.AddrPort) error {
 			delete(ahead, l)
 		}
 		if l.session != nil {
-			l.session.drain()
+			l.session.drain(r.drainTime)
 			leaving = append(leaving, l.session)
 		}
 	}
