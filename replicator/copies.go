@@ -222,7 +222,7 @@ func (g *gathering) possible(shard string) error {
 		}
 	}
 	if g.strict && g.able() < g.least {
-		return fmt.Errorf("shard %s is strict and wants %d copies: %w%s", shard, g.least, ErrTooFewCopies, g.reasons())
+		return fmt.Errorf("shard %s is strict and wants %d copies, of which %d can be made now: %w%s", shard, g.least, g.able(), ErrTooFewCopies, g.reasons())
 	}
 	return nil
 }
@@ -251,7 +251,7 @@ func (g *gathering) reasons() string {
 			fmt.Fprintf(&out, "; master %s was lost meanwhile", master)
 		case a.err != nil:
 			fmt.Fprintf(&out, "; master %s: %v", master, a.err)
-		default:
+		case g.now().Sub(a.heard) > silentLimit:
 			fmt.Fprintf(&out, "; master %s has not been heard of for %s", master, g.now().Sub(a.heard).Round(time.Second))
 		}
 	}

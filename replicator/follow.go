@@ -58,7 +58,7 @@ func (r *Replica) observe(ctx context.Context, h seenHead) {
 	}
 	r.confirmed, r.misses, r.cramped = true, 0, 0
 	r.setProblem(r.unreadable)
-	if r.unreadable != nil {
+	if r.unreadable != nil || r.lacking {
 		r.startMending()
 	}
 }

@@ -78,7 +78,7 @@ func (r *Replica) readBack(ctx context.Context) error {
 	if r.problem == r.unreadable {
 		r.problem = nil
 	}
-	r.unreadable, r.mends = nil, 0
+	r.unreadable, r.lacking, r.mends = nil, false, 0
 	r.publishStatus()
 	if r.cfg.Flipped != nil {
 		r.cfg.Flipped()

@@ -154,6 +154,7 @@ type Replica struct {
 	due         bool              // the source has something to publish, or has never been asked
 	failures    int               // automatic publishes that failed in a row
 	misses      int               // attempts at catching up that failed in a row
+	lacking     bool              // the store does not have the roots of all retained generations
 	mends       int               // attempts at mending the disk that failed in a row
 	cramped     uint64            // the head for which the disk had no room; 0: none since the last that was served
 	sourceError error             // of the last one
@@ -206,6 +207,9 @@ func New(ctx context.Context, c Config) *Replica {
 		due: c.Source != nil, retry: stoppedTimer(), again: stoppedTimer(), caught: make(chan caught),
 	}
 	r.fence = fence{c.Record.Maxima.Era, c.Record.Maxima.Epoch}
+	for _, g := range r.generations {
+		r.lacking = r.lacking || !c.Store.Has(g.Root)
+	}
 	if len(r.generations) > 0 {
 		if err := c.Volume.Restore(ctx, r.generations); err != nil {
 			r.unreadable = fmt.Errorf("generation %d cannot be read back from disk: %w: run `nfs-fleet verify %s --repair`", r.head().Number, err, c.Shard)

@@ -59,6 +59,11 @@ func (c control) Status(ctx context.Context) (console.Status, error) {
 	case p.view.Revision != 0 && p.view.Identity.ID == "" && p.id != "":
 		st.Warnings = append(st.Warnings, "etcd holds no such fleet: run `nfs-fleet recover` if it has lost its data")
 	}
+	if c.member != nil && p.etcdErr == nil {
+		if err := c.member.Status().Err; err != nil {
+			st.Warnings = append(st.Warnings, fmt.Sprintf("the etcd inside this master does not run, others' is used: %v", err))
+		}
+	}
 	if c.steppedDown.Load() {
 		st.Warnings = append(st.Warnings, errSteppedDown.Error())
 	}
