@@ -257,7 +257,10 @@ func (c *course) learn(targets []Target) {
 		c.order = nil
 	}
 	c.order = tidy(append(slices.Clip(c.order), targets...))
-	if c.race != nil {
+	switch {
+	case c.race != nil && c.race.kind == start && len(c.race.line) == 0:
+		c.begin(start, c.race.why)
+	case c.race != nil:
 		c.race.add(c.order, c.current)
 	}
 }

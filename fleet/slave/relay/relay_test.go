@@ -263,3 +263,36 @@ func FuzzFramer(f *testing.F) {
 		}
 	})
 }
+
+// A planned move that comes when half a call has been sent waits for the other half.
+func TestACallIsNotCutByAMove(t *testing.T) {
+	a, b := startMaster(t, "a"), startMaster(t, "b")
+	r, addr := startRelay(t)
+	r.drainTime = time.Minute
+	r.Switch(a.addr)
+	c, err := Dialer{Insecure: os.Geteuid() != 0}.Dial(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reset(c)
+	call := appendCall(nil, 1, progNFS, procRead, 64)
+	c.Write(call[:10])
+	await(t, "half a call is on its way", func() bool { return !r.Flow().Waiting.IsZero() || r.Counters().Joins == 1 })
+	moved := make(chan error)
+	go func() { moved <- r.Move(t.Context(), b.addr) }()
+	await(t, "the move has begun", func() bool { return r.Target() == b.addr })
+	c.Write(call[10:])
+	c.Write(appendCall(nil, 2, progNFS, procRead, 64))
+	for range 2 {
+		if _, err := readRecord(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-moved; err != nil {
+		t.Error(err)
+	}
+	c.Write(appendCall(nil, 3, progNFS, procRead, 64))
+	if _, err := readRecord(c); err != nil || b.reads.Load() == 0 {
+		t.Errorf("%v, %d reads at the new master", err, b.reads.Load())
+	}
+}

@@ -1,0 +1,136 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// paper is a Mover and a fleet without a network. Its masters answer at once, or not at all.
+type paper struct {
+	losses chan Loss
+
+	mu     sync.Mutex
+	target netip.AddrPort
+	log    []string
+	silent map[netip.AddrPort]bool
+	open   int // greeters
+}
+
+func (p *paper) note(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log = append(p.log, what)
+}
+
+func (p *paper) Hold()   { p.note("hold") }
+func (p *paper) Resume() { p.note("resume") }
+
+func (p *paper) Switch(to netip.AddrPort) {
+	p.note("switch " + to.String())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = to
+}
+
+func (p *paper) Move(ctx context.Context, to netip.AddrPort) error {
+	if err := p.answer(ctx, to); err != nil {
+		return err
+	}
+	p.note("move " + to.String())
+	return nil
+}
+
+func (p *paper) Flow() Flow          { return Flow{} }
+func (p *paper) Losses() <-chan Loss { return p.losses }
+
+// answer is when to answers, if it does.
+func (p *paper) answer(ctx context.Context, to netip.AddrPort) error {
+	p.mu.Lock()
+	silent := p.silent[to]
+	p.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func (p *paper) set(to netip.AddrPort, silent bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent[to] = silent
+}
+
+type paperGreeter struct {
+	p  *paper
+	to netip.AddrPort
+}
+
+func (g *paperGreeter) Hello(ctx context.Context) (Answer, error) {
+	return Answer{}, g.p.answer(ctx, g.to)
+}
+
+func (g *paperGreeter) Close() error {
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
+	g.p.open--
+	return nil
+}
+
+func TestTheProberFollowsTheCourse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &paper{losses: make(chan Loss), silent: make(map[netip.AddrPort]bool)}
+		a, b := simAddr(1), simAddr(2)
+		asked := 0
+		var changes []Change
+		prober := NewProber(ProberConfig{
+			Relay: p,
+			Dial: func(_ context.Context, to netip.AddrPort) (Greeter, error) {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.open++
+				return &paperGreeter{p, to}, nil
+			},
+			Discover: func(context.Context) ([]Target, error) {
+				if asked++; asked == 1 {
+					return nil, errors.New("no such host")
+				}
+				return []Target{{"a", a}, {"b", b}}, nil
+			},
+			Changed: func(ch Change) { changes = append(changes, ch) },
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- prober.Run(ctx) }()
+		time.Sleep(3 * time.Second) // DNS fails once
+		p.set(a, true)
+		time.Sleep(1100 * time.Millisecond)
+		if c := prober.Course(); c.Target.Addr != b || c.Change.Planned || c.Change.From.Name != "a" || len(c.Order) != 2 {
+			t.Errorf("course: %+v", c)
+		}
+		p.losses <- Loss{Addr: b, Err: errors.New("EOF")}
+		time.Sleep(time.Second)
+		p.set(a, false)
+		time.Sleep(35 * time.Second)
+		want := []string{"switch " + a.String(), "hold", "switch " + b.String(), "hold", "resume", "move " + a.String()}
+		if !slices.Equal(p.log, want) {
+			t.Errorf("it did %q, want %q", p.log, want)
+		}
+		if len(changes) != 3 || !changes[2].Planned || changes[2].To.Name != "a" {
+			t.Errorf("changes: %v", changes)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if p.open != 0 {
+			t.Errorf("%d connections are left open", p.open)
+		}
+	})
+}
