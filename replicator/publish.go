@@ -160,15 +160,16 @@ func (r *Replica) publishTree(ctx context.Context, root tree.Digest, c change) (
 	})
 }
 
-// whole returns an error that wraps tree.ErrMissing unless the store holds everything that a tree needs.
+// whole returns an error that wraps tree.ErrMissing unless the store holds everything that a tree needs, or other masters
+// do.
 func (r *Replica) whole(ctx context.Context, root tree.Digest) error {
 	seen := map[tree.Digest]bool{}
-	return tree.Reach(ctx, r.cfg.Store, root, func(d tree.Digest) bool {
+	return tree.Reach(ctx, r.objects(), root, func(d tree.Digest) bool {
 		was := seen[d]
 		seen[d] = true
 		return was
 	}, func(d tree.Digest, f tree.Form, _ uint64) error {
-		if f == tree.Blob && !r.cfg.Store.Has(d) {
+		if f == tree.Blob && !r.cfg.Store.Has(d) && r.cfg.Store.Heal(ctx, d) != nil {
 			return fmt.Errorf("tree %s needs %s: %w", root, d, tree.ErrMissing)
 		}
 		return nil
