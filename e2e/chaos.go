@@ -163,6 +163,7 @@ func (h *chaos) perform(faults []fault) {
 // judge fails the test when the history so far has a violation.
 func (h *chaos) judge(name string) {
 	h.t.Helper()
+	h.starvation()
 	until := time.Now()
 	h.fetch()
 	for _, v := range history.Check(h.record.History(until, h.events)) {

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -17,13 +16,8 @@ var targets = flag.Bool("targets", false, "measure at full size, and hold the pr
 func (f *Fleet) flips(shard string, generation uint64) map[string]time.Time {
 	at := map[string]time.Time{}
 	for _, m := range f.Masters {
-		for line := range strings.Lines(m.log.String()) {
-			var l struct {
-				Message, Shard string
-				Generation     uint64
-				Time           time.Time
-			}
-			if json.Unmarshal([]byte(line), &l) == nil && l.Message == "flipped" && l.Shard == shard && l.Generation == generation {
+		for _, l := range m.logged("flipped") {
+			if l.Shard == shard && l.Generation == generation {
 				at[m.Name] = l.Time
 			}
 		}

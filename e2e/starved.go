@@ -1,0 +1,55 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/e2e/history"
+)
+
+// logLine is what tests look at of a line of a master's log.
+type logLine struct {
+	Message    string
+	Shard      string
+	Generation uint64
+	Time       time.Time
+}
+
+// logged returns the lines of the master's log, of all its lives, that have this message.
+func (m *Master) logged(message string) (found []logLine) {
+	for line := range strings.Lines(m.log.String()) {
+		var l logLine
+		if strings.Contains(line, message) && json.Unmarshal([]byte(line), &l) == nil && l.Message == message {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+// starvedLoad is the load, by processor, beyond which a process may get no turn for as long as a short lease lasts.
+const starvedLoad = 4
+
+// starvation records as faults that masters stepped down on a machine that is too busy for their leases. On one that is not
+// they must have a reason.
+func (h *chaos) starvation() {
+	h.t.Helper()
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var load float64
+	if _, err := fmt.Sscan(string(b), &load); err != nil || load < starvedLoad*float64(runtime.NumCPU()) {
+		return
+	}
+	for _, m := range h.Masters {
+		for _, l := range m.logged("stepped down") {
+			h.t.Logf("%s stepped down at %v; the load of this machine is %.0f", m.Name, l.Time.Format(time.TimeOnly), load)
+			span := history.Span{Began: l.Time.Add(-5 * chaosTTL), Ended: l.Time.Add(5 * chaosTTL)}
+			h.record.Fault(history.Fault{Span: span, What: "starvation", Master: m.Name, Mute: true, Blind: true, Lame: true})
+		}
+	}
+}
