@@ -21,7 +21,8 @@ type chaos struct {
 	record     *history.Recorder
 	publishers []*publisher
 	events     []history.Event
-	revision   int64 // up to which events were fetched
+	revision   int64          // up to which events were fetched
+	stepDowns  map[string]int // of each master, that were looked at
 
 	stop    context.CancelFunc
 	traffic *errgroup.Group
@@ -50,7 +51,7 @@ func startChaos(t testing.TB, c FleetConfig, seed int64) *chaos {
 		}
 		return filepath.Join(smallDisk(t, "512m"), "data")
 	}
-	h := &chaos{Fleet: StartFleet(t, c)}
+	h := &chaos{Fleet: StartFleet(t, c), stepDowns: map[string]int{}}
 	h.record = history.NewRecorder(h.Names(), 2, roamBound)
 	ctx, cancel := context.WithCancel(context.Background())
 	h.stop = cancel

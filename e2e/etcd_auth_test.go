@@ -56,7 +56,7 @@ func certificates(t *testing.T, addr string) string {
 
 // An etcd that wants client certificates, a user and a password, and gives that user the fleet's prefix alone.
 func TestEtcdWithTLSAndUsers(t *testing.T) {
-	for _, kind := range []EtcdKind{EtcdModule} {
+	for _, kind := range []EtcdKind{EtcdDebian, EtcdModule} {
 		t.Run(string(kind), func(t *testing.T) { etcdWithTLSAndUsers(t, kind.binary(t)) })
 	}
 }

@@ -46,10 +46,12 @@ func (h *chaos) starvation() {
 		return
 	}
 	for _, m := range h.Masters {
-		for _, l := range m.logged("stepped down") {
+		all := m.logged("stepped down")
+		for _, l := range all[min(h.stepDowns[m.Name], len(all)):] {
 			h.t.Logf("%s stepped down at %v; the load of this machine is %.0f", m.Name, l.Time.Format(time.TimeOnly), load)
 			span := history.Span{Began: l.Time.Add(-5 * chaosTTL), Ended: l.Time.Add(5 * chaosTTL)}
 			h.record.Fault(history.Fault{Span: span, What: "starvation", Master: m.Name, Mute: true, Blind: true, Lame: true})
 		}
+		h.stepDowns[m.Name] = len(all)
 	}
 }
