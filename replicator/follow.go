@@ -125,11 +125,14 @@ func (r *Replica) pursue(ctx context.Context, c *chase, served tree.Generation, 
 		r.bring(ctx, caught{chase: c, err: err})
 		return
 	}
-	if cramped {
-		missed = missed[len(missed)-1:]
-	}
-	for _, g := range missed {
+	for i := 0; i < len(missed); i++ {
+		g := missed[i]
 		err := r.cfg.Peers.Fetch(ctx, g.Root, base, g.By, c.got.set)
+		if cramped && errors.Is(err, store.ErrFull) && i < len(missed)-1 {
+			r.log.Warn().Err(err).Uint64("generation", g.Number).Msg("the disk has no room for the generations in between: they are left out")
+			i = len(missed) - 2
+			continue
+		}
 		if errors.Is(err, tree.ErrMissing) && g.Number != c.target.Number {
 			r.log.Warn().Err(err).Uint64("generation", g.Number).Msg("a generation in between cannot be fetched from any master: left out")
 			continue

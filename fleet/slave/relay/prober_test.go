@@ -28,6 +28,13 @@ func (p *paper) note(what string) {
 	p.log = append(p.log, what)
 }
 
+// did returns what was done so far.
+func (p *paper) did() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.log)
+}
+
 func (p *paper) Hold()   { p.note("hold") }
 func (p *paper) Resume() { p.note("resume") }
 
@@ -118,9 +125,10 @@ func TestTheProberFollowsTheCourse(t *testing.T) {
 		time.Sleep(time.Second)
 		p.set(a, false)
 		time.Sleep(35 * time.Second)
+		synctest.Wait()
 		want := []string{"switch " + a.String(), "hold", "switch " + b.String(), "hold", "resume", "move " + a.String()}
-		if !slices.Equal(p.log, want) {
-			t.Errorf("it did %q, want %q", p.log, want)
+		if did := p.did(); !slices.Equal(did, want) {
+			t.Errorf("it did %q, want %q", did, want)
 		}
 		if len(changes) != 3 || !changes[2].Planned || changes[2].To.Name != "a" {
 			t.Errorf("changes: %v", changes)
