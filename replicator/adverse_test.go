@@ -33,13 +33,7 @@ func TestAHeadFromBeforeIsNoRegression(t *testing.T) {
 
 // What does not fit on the disk, and is not the head any more, keeps nobody from the head.
 func TestAGenerationThatDoesNotFitIsLeftOut(t *testing.T) {
-	g := newGroup(t, "m1", "m2")
-	m1, m2 := g.bench("m1"), g.bench("m2")
-	m1.write("a", "one")
-	m1.lead()
-	m1.publish()
-	g.tell("m2")
-	g.await("m2", "serving 1", serves(1))
+	g, m1, m2 := newPair(t)
 	g.lose("m2", true)
 	m1.write("a", "too large")
 	second := m1.publish().Generation
@@ -65,13 +59,7 @@ func TestAGenerationThatDoesNotFitIsLeftOut(t *testing.T) {
 
 // A master without the leadership that is reading its source, or is waiting for the leader, flips meanwhile.
 func TestAnOfferUnderWayKeepsNobodyBehind(t *testing.T) {
-	g := newGroup(t, "m1", "m2")
-	m1, m2 := g.bench("m1"), g.bench("m2")
-	m1.write("a", "one")
-	m1.lead()
-	m1.publish()
-	g.tell("m2")
-	g.await("m2", "serving 1", serves(1))
+	g, m1, m2 := newPair(t)
 	m2.replica.SetLeader(0, 1, true)
 	held, goOn := make(chan struct{}), make(chan struct{})
 	g.mu.Lock()
@@ -106,13 +94,7 @@ func TestAnOfferUnderWayKeepsNobodyBehind(t *testing.T) {
 
 // A generation that only lived in between, and is damaged where it was served, keeps nobody from a recovery.
 func TestRecoveryLeavesOutWhatNobodyHas(t *testing.T) {
-	g := newGroup(t, "m1", "m2")
-	m1, m2 := g.bench("m1"), g.bench("m2")
-	m1.write("a", "one")
-	m1.lead()
-	m1.publish()
-	g.tell("m2")
-	g.await("m2", "serving 1", serves(1))
+	g, m1, m2 := newPair(t)
 	g.lose("m2", true)
 	m1.write("a", "two")
 	second := m1.publish().Generation

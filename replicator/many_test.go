@@ -40,6 +40,19 @@ func newGroup(t *testing.T, names ...string) *group {
 	return g
 }
 
+// newPair is two masters that both serve generation 1, published by the first, in which file a is "one".
+func newPair(t *testing.T) (g *group, m1, m2 *bench) {
+	t.Helper()
+	g = newGroup(t, "m1", "m2")
+	m1, m2 = g.bench("m1"), g.bench("m2")
+	m1.write("a", "one")
+	m1.lead()
+	m1.publish()
+	g.tell("m2")
+	g.await("m2", "serving 1", serves(1))
+	return g, m1, m2
+}
+
 func (g *group) add(name string) *bench {
 	b := &bench{T: g.T, dir: g.TempDir(), data: g.TempDir(), heads: g.heads, term: newTerm(1)}
 	b.start(func(c *Config) { c.Master, c.Peers = name, groupPeers{g, name} })
@@ -264,13 +277,7 @@ func TestAMasterLostWhileItIsAskedIsNotWaitedFor(t *testing.T) {
 }
 
 func TestAReturningMasterFlipsThroughWhatItHasMissed(t *testing.T) {
-	g := newGroup(t, "m1", "m2")
-	m1, m2 := g.bench("m1"), g.bench("m2")
-	m1.write("a", "one")
-	m1.lead()
-	m1.publish()
-	g.tell("m2")
-	g.await("m2", "serving 1", serves(1))
+	g, m1, m2 := newPair(t)
 	g.lose("m2", true)
 	for _, text := range []string{"two", "three", "four"} {
 		m1.write("a", text)
@@ -324,13 +331,7 @@ func TestALaterLeaderIsHeldTo(t *testing.T) {
 }
 
 func TestASourceWithoutTheLeadershipOffers(t *testing.T) {
-	g := newGroup(t, "m1", "m2")
-	m1, m2 := g.bench("m1"), g.bench("m2")
-	m1.write("a", "one")
-	m1.lead()
-	m1.publish()
-	g.tell("m2")
-	g.await("m2", "serving 1", serves(1))
+	g, m1, m2 := newPair(t)
 	m2.replica.SetLeader(0, 1, true)
 	m2.write("b", "from m2")
 	res, err := m2.replica.Publish(t.Context(), Publication{Note: "hello"})
@@ -355,13 +356,7 @@ func TestASourceWithoutTheLeadershipOffers(t *testing.T) {
 }
 
 func TestAcceptLoss(t *testing.T) {
-	g := newGroup(t, "m1", "m2")
-	m1, m2 := g.bench("m1"), g.bench("m2")
-	m1.write("a", "one")
-	m1.lead()
-	m1.publish()
-	g.tell("m2")
-	g.await("m2", "serving 1", serves(1))
+	g, m1, m2 := newPair(t)
 	g.lose("m2", true)
 	m1.write("a", "two")
 	m1.publish()

@@ -220,7 +220,7 @@ func (c control) sourceOf(s *shard) string {
 	if s.source != nil {
 		return c.cfg.Name
 	}
-	v := c.picture().view
+	v := c.lastView()
 	head := v.Heads[s.name]
 	best := c.cfg.Name // which says that there is none
 	for _, name := range slices.Sorted(maps.Keys(v.Masters)) {

@@ -227,9 +227,7 @@ func (m *Master) handOver(ctx context.Context, s *shard, r leadRequest) error {
 	if st.Epoch == 0 {
 		return fmt.Errorf("shard %s: %w", s.name, replicator.ErrNoTerm)
 	}
-	m.mu.Lock()
-	v := m.view
-	m.mu.Unlock()
+	v := m.lastView()
 	if !r.Force && !slices.Contains(m.inStep(v, s.name), r.To) {
 		return fmt.Errorf("shard %s: master %s is behind its head, drained, or lost: %w", s.name, r.To, replicator.ErrBehind)
 	}
@@ -260,26 +258,30 @@ func (m *Master) farewell() {
 
 // awaitHeirs waits until this master leads no shard that another could lead.
 func (m *Master) awaitHeirs(ctx context.Context) {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		left := false
+	poll(ctx, 10*time.Millisecond, func() bool {
+		v := m.lastView()
 		for _, s := range m.allShards() {
 			leader, ok := m.election.Leader(s.name)
-			m.mu.Lock()
-			v := m.view
-			m.mu.Unlock()
-			left = left || (!ok || leader.Master == m.cfg.Name) && m.heir(v, s.name) != ""
+			if (!ok || leader.Master == m.cfg.Name) && m.heir(v, s.name) != "" {
+				return false
+			}
 		}
-		if !left {
-			return
-		}
+		return true
+	})
+}
+
+// poll asks until the answer is yes, and reports false when ctx ended before.
+func poll(ctx context.Context, every time.Duration, yes func() bool) bool {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for !yes() {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-tick.C:
 		}
 	}
+	return true
 }
 
 // coordinate is the coordinator's work, under its term: it keeps the leaderships even and the etcd inside the masters of
@@ -305,9 +307,7 @@ func (m *Master) coordinate(ctx context.Context) {
 
 // balance asks leaders to hand over what others had better lead.
 func (m *Master) balance(ctx context.Context) {
-	m.mu.Lock()
-	v := m.view
-	m.mu.Unlock()
+	v := m.lastView()
 	if m.etcdProblem() != nil {
 		return
 	}

@@ -186,6 +186,22 @@ func ask[T any](ctx context.Context, l *links, master, path string, body any, be
 	return out, unreachable(ctx, master, err)
 }
 
+// askAll has every master whose address is known do something, all at once, and returns when each has answered or
+// failed. heard is called for one of them at a time.
+func askAll[T any](ctx context.Context, l *links, path string, body any, heard func(master string, out T, err error)) {
+	var mu sync.Mutex // held while heard runs
+	var asking sync.WaitGroup
+	for _, name := range l.names() {
+		asking.Go(func() {
+			out, err := ask[T](ctx, l, name, path, body, nil)
+			mu.Lock()
+			defer mu.Unlock()
+			heard(name, out, err)
+		})
+	}
+	asking.Wait()
+}
+
 // errRemovedHere is what another master answers when it knows that this one was removed.
 var errRemovedHere = errors.New("this master was removed from the fleet")
 

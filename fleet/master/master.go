@@ -294,11 +294,16 @@ func (m *Master) awaitServed(ctx context.Context, v fleet.View) error {
 	return nil
 }
 
+// lastView is what etcd said last.
+func (m *Master) lastView() fleet.View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.view
+}
+
 // elsewhere reports whether a client that cannot be answered here had better go to another master.
 func (m *Master) elsewhere() bool {
-	m.mu.Lock()
-	v := m.view
-	m.mu.Unlock()
+	v := m.lastView()
 	for name := range v.Shards {
 		if !m.othersServe(v, name) {
 			return false

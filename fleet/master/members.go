@@ -51,7 +51,7 @@ func (c control) askOthers(ctx context.Context, all []console.MasterStatus) {
 				c.log.Debug().Err(err).Str("peer", all[i].Name).Msg("a master does not tell of itself")
 				return
 			}
-			told.Self, told.EtcdRole, told.Leads, told.Lag = false, all[i].EtcdRole, all[i].Leads, lag(c.picture().view, told.Serves)
+			told.Self, told.EtcdRole, told.Leads, told.Lag = false, all[i].EtcdRole, all[i].Leads, lag(c.lastView(), told.Serves)
 			all[i] = told
 		})
 	}
@@ -89,24 +89,21 @@ func (c control) Drain(ctx context.Context, name string) error {
 
 // awaitIdle waits until a master leads nothing that another one could lead.
 func (c control) awaitIdle(ctx context.Context, name string) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		v, left := c.picture().view, ""
+	var left string
+	idle := poll(ctx, 20*time.Millisecond, func() bool {
+		left = ""
+		v := c.lastView()
 		for shard := range v.Shards {
 			if leader, ok := c.election.Leader(shard); ok && leader.Master == name && c.servedBeside(v, shard, name) {
 				left = shard
 			}
 		}
-		if left == "" {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return console.Errorf(console.ErrUnavailable, "master %s is drained, but still leads shard %s: `nfs-fleet status` shows when it does not", name, left)
-		case <-tick.C:
-		}
+		return left == ""
+	})
+	if !idle {
+		return console.Errorf(console.ErrUnavailable, "master %s is drained, but still leads shard %s: `nfs-fleet status` shows when it does not", name, left)
 	}
+	return nil
 }
 
 // Undrain implements console.Control.
@@ -128,7 +125,7 @@ func (c control) knownMaster(name string) error {
 	if err := c.writable(); err != nil {
 		return err
 	}
-	v := c.picture().view
+	v := c.lastView()
 	if _, ok := v.Roster[name]; !ok {
 		return console.Errorf(console.ErrNotFound, "no master %q in this fleet: `nfs-fleet master list` shows them", name)
 	}
@@ -140,7 +137,7 @@ func (c control) RemoveMaster(ctx context.Context, name string) error {
 	if err := c.knownMaster(name); err != nil {
 		return err
 	}
-	v := c.picture().view
+	v := c.lastView()
 	if len(v.Roster) == 1 {
 		return console.Errorf(console.ErrConflict, "master %s is the only one of this fleet: stop it instead", name)
 	}
@@ -209,16 +206,12 @@ func (c control) Lead(ctx context.Context, shard, master string) error {
 func (c control) awaitLeader(ctx context.Context, shard, master string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*c.cfg.LeaseTTL)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if leader, ok := c.election.Leader(shard); ok && leader.Master == master {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return console.Errorf(console.ErrUnavailable, "master %s has not taken shard %s over in time: `nfs-fleet status` shows why", master, shard)
-		case <-tick.C:
-		}
+	taken := poll(ctx, 10*time.Millisecond, func() bool {
+		leader, ok := c.election.Leader(shard)
+		return ok && leader.Master == master
+	})
+	if !taken {
+		return console.Errorf(console.ErrUnavailable, "master %s has not taken shard %s over in time: `nfs-fleet status` shows why", master, shard)
 	}
+	return nil
 }

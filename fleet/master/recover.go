@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
@@ -84,22 +83,14 @@ func (m *Master) testify(ctx context.Context) (map[string]*testimony, []string, 
 	hear(m.cfg.Name, recordsRequest{}.tell(own))
 	ctx, cancel := context.WithTimeout(ctx, recordsLimit)
 	defer cancel()
-	var mu sync.Mutex // guards out and silent
 	var silent []string
-	var asking sync.WaitGroup
-	for _, name := range m.links.names() {
-		asking.Go(func() {
-			records, err := ask[map[string]replicator.Record](ctx, m.links, name, pathRecords, recordsRequest{}, nil)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				silent = append(silent, fmt.Sprintf("what master %s alone has seen is not recovered: %v", name, err))
-				return
-			}
-			hear(name, records)
-		})
-	}
-	asking.Wait()
+	askAll(ctx, m.links, pathRecords, recordsRequest{}, func(name string, records map[string]replicator.Record, err error) {
+		if err != nil {
+			silent = append(silent, fmt.Sprintf("what master %s alone has seen is not recovered: %v", name, err))
+			return
+		}
+		hear(name, records)
+	})
 	slices.Sort(silent)
 	return out, silent, nil
 }

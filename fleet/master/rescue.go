@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"sync"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 )
@@ -74,19 +73,11 @@ func (c control) askRescue(ctx context.Context) error {
 func (m *Master) leaseholder(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, recordsLimit)
 	defer cancel()
-	var mu sync.Mutex // guards alive
 	alive := ""
-	var asking sync.WaitGroup
-	for _, name := range m.links.names() {
-		asking.Go(func() {
-			r, err := ask[leaseReport](ctx, m.links, name, pathLease, nothing{}, nil)
-			if err == nil && r.Alive {
-				mu.Lock()
-				alive = name
-				mu.Unlock()
-			}
-		})
-	}
-	asking.Wait()
+	askAll(ctx, m.links, pathLease, nothing{}, func(name string, r leaseReport, err error) {
+		if err == nil && r.Alive {
+			alive = name
+		}
+	})
 	return alive
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
@@ -70,34 +69,17 @@ func standsDown(was, confirmed bool, silence, ttl time.Duration) bool {
 func (m *Master) confirmed(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	found := make(chan string, 1)
-	var asking sync.WaitGroup
-	for _, name := range m.links.names() {
-		if name == m.cfg.Name {
-			continue
+	by := ""
+	askAll(ctx, m.links, pathLease, nothing{}, func(name string, r leaseReport, err error) {
+		if errors.Is(err, errRemovedHere) {
+			m.fail(removedError(fleet.Removal{Master: m.cfg.Name}, m.data.path))
 		}
-		asking.Go(func() {
-			r, err := ask[leaseReport](ctx, m.links, name, pathLease, nothing{}, nil)
-			if errors.Is(err, errRemovedHere) {
-				m.fail(removedError(fleet.Removal{Master: m.cfg.Name}, m.data.path))
-			}
-			if err != nil || !r.Alive || r.Masters[m.cfg.Name] {
-				return
-			}
-			select {
-			case found <- name:
-				cancel()
-			default: // one is enough
-			}
-		})
-	}
-	asking.Wait()
-	select {
-	case name := <-found:
-		return name
-	default:
-		return ""
-	}
+		if by == "" && err == nil && r.Alive && !r.Masters[m.cfg.Name] && name != m.cfg.Name {
+			by = name
+			cancel() // one is enough
+		}
+	})
+	return by
 }
 
 // leaseReport is what this master tells others of its lease.

@@ -60,9 +60,7 @@ func (c control) CreateToken(ctx context.Context, r console.TokenRequest) (conso
 // peerAddresses are the peer listeners of this fleet's masters: this one's first, then the living ones', then the others'.
 func (m *Master) peerAddresses() []string {
 	own := net.JoinHostPort(m.address, m.peerPort)
-	m.mu.Lock()
-	v := m.view
-	m.mu.Unlock()
+	v := m.lastView()
 	out := []string{own}
 	for _, name := range slices.Sorted(maps.Keys(v.Masters)) {
 		out = append(out, v.Masters[name].Peer)
