@@ -42,7 +42,7 @@ func (l *LAN) Slave(t testing.TB) *Slave {
 	// The machine's memory is a file in /dev/shm, which may be small (containers): it gets one of its own, in the mount
 	// namespace that `ip netns exec` makes.
 	script := `mount -t tmpfs -o size=1g shm /dev/shm && exec "$@"`
-	argv := []string{"sh", "-c", script, "sh", "linux.uml", "mem=384M",
+	argv := []string{"sh", "-c", script, "sh", "env", "LD_PRELOAD=" + umlPreload(t), "linux.uml", "mem=384M",
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + built(t, "./e2e/slaveinit"),
 		"uml_dir=" + state, "umid=slave", "con=null", "con0=null,fd:1", "ssl0=fd:3",
 		"vec0:transport=tap,ifname=" + tap + ",depth=128,gro=1"}
