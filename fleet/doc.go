@@ -17,11 +17,13 @@
 //	removed/<instance>         Removal: an instance that must not come back
 //	tokens/<id>                TokenRecord: a hash, never a secret
 //	ca                         the fleet's CA with its key, when etcd is not the fleet's own
+//	slaves/<name>              Slave: where it is to read from; written by the coordinator alone
 //	mounts/<shard>/<client>    Mount: expires unseen
 //
 // Registry is the only code that reads and writes them, what election writes apart. It promises that a shard's head
 // moves, and that something is staged, only in a transaction that is fenced by the leader's epoch; that the head moves
-// one generation at a time; that an fsid is never given out twice; that a token is deleted once; and that an instance
+// one generation at a time; that an fsid is never given out twice; that a slave's home
+// changes only under the coordinator's epoch; that a token is deleted once; and that an instance
 // that was removed is never entered again. Follow keeps a View of the fleet that cannot silently fall behind: it reads
 // everything again at intervals beside its watch.
 package fleet

@@ -80,6 +80,12 @@ func (k Keys) Token(id string) string { return k.Tokens() + id }
 // CA is the key of the fleet's CA, for a fleet whose etcd is not its own.
 func (k Keys) CA() string { return k.prefix + "ca" }
 
+// Slaves is the prefix of the slaves' records.
+func (k Keys) Slaves() string { return k.prefix + "slaves/" }
+
+// Slave is the key of one slave's record.
+func (k Keys) Slave(name string) string { return k.Slaves() + name }
+
 // Mounts is the prefix of the mount records.
 func (k Keys) Mounts() string { return k.prefix + "mounts/" }
 

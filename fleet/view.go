@@ -7,6 +7,7 @@ import (
 	"maps"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -32,26 +33,68 @@ type View struct {
 	Roster   map[string]RosterEntry // by master, living or lost
 	Drained  map[string]Drain       // by master
 	Removed  map[string]Removal     // by instance
-	Problems map[string]error       // by key: values that could not be read; whoever wrote them has to mend them
+	// Slaves are those that were enrolled. They are many: Follow alone reads them, a View of Load has none.
+	Slaves         map[string]Slave
+	SlavesRevision int64            // Slaves are the same while this is
+	Problems       map[string]error // by key: values that could not be read; whoever wrote them has to mend them
+
+	applied int64 // everything up to this revision is in it: Revision may be ahead of what a watch has told
 }
 
 func newView(revision int64) View {
 	return View{
-		Revision: revision,
-		Shards:   map[string]Shard{}, Heads: map[string]Head{}, Staged: map[string]Head{}, Deleted: map[FSID]bool{},
+		Revision: revision, applied: revision,
+		Shards: map[string]Shard{}, Heads: map[string]Head{}, Staged: map[string]Head{}, Deleted: map[FSID]bool{},
 		Masters: map[string]Master{}, Replicas: map[string]Replica{},
 		Roster: map[string]RosterEntry{}, Drained: map[string]Drain{}, Removed: map[string]Removal{},
-		Problems: map[string]error{},
+		Slaves: map[string]Slave{}, Problems: map[string]error{},
 	}
 }
 
-func (v View) clone() View {
-	v.Shards, v.Deleted = maps.Clone(v.Shards), maps.Clone(v.Deleted)
-	v.Heads, v.Staged = maps.Clone(v.Heads), maps.Clone(v.Staged)
-	v.Masters, v.Replicas = maps.Clone(v.Masters), maps.Clone(v.Replicas)
-	v.Roster, v.Drained, v.Removed = maps.Clone(v.Roster), maps.Clone(v.Drained), maps.Clone(v.Removed)
-	v.Problems = maps.Clone(v.Problems)
+// draft returns a copy in which keys of these kinds can be set. Everything else it shares with v.
+func (v View) draft(kinds map[string]bool) View {
+	fork(&v.Shards, kinds["shards"])
+	fork(&v.Heads, kinds["heads"])
+	fork(&v.Staged, kinds["staged"])
+	fork(&v.Deleted, kinds["deleted"])
+	fork(&v.Masters, kinds["masters"])
+	fork(&v.Replicas, kinds["replicas"])
+	fork(&v.Roster, kinds["roster"])
+	fork(&v.Drained, kinds["drained"])
+	fork(&v.Removed, kinds["removed"])
+	fork(&v.Slaves, kinds["slaves"])
+	fork(&v.Problems, true)
 	return v
+}
+
+// fork makes a map one's own when it is to be written to.
+func fork[K comparable, V any](m *map[K]V, write bool) {
+	if write {
+		*m = maps.Clone(*m)
+	}
+}
+
+// next is the View after the events of a watch. news is whether they concern it.
+func (v View) next(keys Keys, revision int64, events []*clientv3.Event) (next View, news bool) {
+	kinds := map[string]bool{}
+	for _, e := range events {
+		if kind, _, ok := keys.split(string(e.Kv.Key)); ok {
+			kinds[kind] = true
+		}
+	}
+	next = v.draft(kinds)
+	next.Revision = revision
+	for _, e := range events {
+		news = next.set(keys, e.Kv, e.Type == mvccpb.DELETE) || news
+		next.applied = max(next.applied, e.Kv.ModRevision)
+	}
+	return next, news
+}
+
+func (v *View) setAll(keys Keys, kvs []*mvccpb.KeyValue) {
+	for _, kv := range kvs {
+		v.set(keys, kv, false)
+	}
 }
 
 // set records one key, or forgets it. Keys that a View does not hold are passed over; a value that cannot be read is
@@ -98,6 +141,9 @@ func (v *View) apply(keys Keys, kv *mvccpb.KeyValue, deleted bool) (held bool, e
 		err = setIn(v.Drained, name, key, kv.Value, deleted)
 	case "removed":
 		err = setIn(v.Removed, name, key, kv.Value, deleted)
+	case "slaves":
+		v.SlavesRevision = max(v.SlavesRevision, kv.ModRevision)
+		err = setSlave(v.Slaves, v.Slaves, name, kv, deleted)
 	default:
 		return false, nil
 	}
@@ -130,24 +176,28 @@ func setIn[T any](m map[string]T, name, key string, value []byte, deleted bool) 
 	return nil
 }
 
-// Load reads the fleet at one revision, linearizably.
+// Load reads the fleet at one revision, linearizably, without its slaves.
 func (r *Registry) Load(ctx context.Context) (View, error) {
+	v, _, err := r.load(ctx)
+	return v, err
+}
+
+// load is Load, and returns what etcd says to more as of the same revision.
+func (r *Registry) load(ctx context.Context, more ...clientv3.Op) (View, []*etcdserverpb.ResponseOp, error) {
 	kinds := []string{"id", "shards/", "heads/", "staged/", "deleted/", "masters/", "replicas/", "roster/", "drained/", "removed/"}
 	ops := make([]clientv3.Op, len(kinds))
 	for i, kind := range kinds {
 		ops[i] = clientv3.OpGet(r.keys.prefix+kind, clientv3.WithPrefix())
 	}
-	resp, err := r.client.Txn(ctx).Then(ops...).Commit()
+	resp, err := r.client.Txn(ctx).Then(append(ops, more...)...).Commit()
 	if err != nil {
-		return View{}, fmt.Errorf("read the fleet: %w", unavailable(err))
+		return View{}, nil, fmt.Errorf("read the fleet: %w", unavailable(err))
 	}
 	v := newView(resp.Header.Revision)
-	for _, part := range resp.Responses {
-		for _, kv := range part.GetResponseRange().Kvs {
-			v.set(r.keys, kv, false)
-		}
+	for _, part := range resp.Responses[:len(kinds)] {
+		v.setAll(r.keys, part.GetResponseRange().Kvs)
 	}
-	return v, nil
+	return v, resp.Responses[len(kinds):], nil
 }
 
 // errResync ends a watch whose time is over, or that etcd has compacted away from under it.
@@ -158,11 +208,12 @@ var errResync = errors.New("read the fleet again")
 // reread, because a watch can hang across a partition (etcd#8980). It returns when ctx ends; seen and lost are called
 // from its goroutine, one at a time.
 func (r *Registry) Follow(ctx context.Context, reread time.Duration, seen func(View), lost func(error)) error {
-	for {
-		v, err := r.loadWithin(ctx, reread)
+	known := View{}
+	for n := 0; ; n++ {
+		v, err := r.loadWithin(ctx, reread, known, n%wholeEvery == 0)
 		if err == nil {
 			seen(v)
-			err = r.watch(ctx, v, reread, seen)
+			known, err = r.watch(ctx, v, reread, seen)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -179,13 +230,18 @@ func (r *Registry) Follow(ctx context.Context, reread time.Duration, seen func(V
 	}
 }
 
-func (r *Registry) loadWithin(ctx context.Context, limit time.Duration) (View, error) {
+// wholeEvery is the number of times that Follow reads the fleet for one at which it reads every slave, changed or not: an
+// etcd that was restored from a backup may have reached the revisions again that are known from before.
+const wholeEvery = 30
+
+func (r *Registry) loadWithin(ctx context.Context, limit time.Duration, known View, whole bool) (View, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return r.Load(ctx)
+	return r.loadAll(ctx, known, whole)
 }
 
-func (r *Registry) watch(ctx context.Context, v View, reread time.Duration, seen func(View)) error {
+// watch follows the fleet from v on, until it has to be read again, and returns the View that it has come to.
+func (r *Registry) watch(ctx context.Context, v View, reread time.Duration, seen func(View)) (View, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := r.client.Watch(clientv3.WithRequireLeader(ctx), r.keys.prefix, clientv3.WithPrefix(), clientv3.WithRev(v.Revision+1))
@@ -194,20 +250,16 @@ func (r *Registry) watch(ctx context.Context, v View, reread time.Duration, seen
 	for {
 		select {
 		case <-again.C:
-			return errResync
+			return v, errResync
 		case resp, ok := <-events:
 			if !ok || resp.CompactRevision != 0 {
-				return errResync
+				return v, errResync
 			}
 			if err := resp.Err(); err != nil {
-				return fmt.Errorf("watch the fleet: %w", unavailable(err))
+				return v, fmt.Errorf("watch the fleet: %w", unavailable(err))
 			}
-			next, news := v.clone(), false
-			next.Revision = resp.Header.Revision
-			for _, e := range resp.Events {
-				news = next.set(r.keys, e.Kv, e.Type == mvccpb.DELETE) || news
-			}
-			if v = next; news {
+			var news bool
+			if v, news = v.next(r.keys, resp.Header.Revision, resp.Events); news {
 				seen(v)
 			}
 		}
