@@ -1,0 +1,213 @@
+package direct
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// aims are the writes of addresses under way: the kernel takes one when it is not connecting, and cannot be asked to
+// forget it. There is one at most a transport.
+type aims struct {
+	wg sync.WaitGroup
+
+	mu    sync.Mutex // guards what follows
+	under map[string]bool
+	ended []aimed
+}
+
+// aimed is the end of a write.
+type aimed struct {
+	id  string
+	to  netip.Addr
+	err error
+}
+
+// begin writes an address, and reports whether it could begin.
+func (a *aims) begin(sys System, id string, to netip.Addr) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.under[id] {
+		return false
+	}
+	if a.under == nil {
+		a.under = make(map[string]bool)
+	}
+	a.under[id] = true
+	a.wg.Go(func() {
+		err := sys.Aim(id, to)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.under, id)
+		a.ended = append(a.ended, aimed{id, to, err})
+	})
+	return true
+}
+
+// collect returns the writes that have ended since it was last called.
+func (a *aims) collect() []aimed {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := a.ended
+	a.ended = nil
+	return out
+}
+
+// wait waits for the writes under way, and not for ever: the kernel holds them back while it is connecting.
+func (a *aims) wait() {
+	done := make(chan struct{})
+	go func() { a.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(changeTime):
+	}
+}
+
+// change makes the present target the kernel's, until that is done, changeTime is over, or there is another.
+func (d *Direct) change(ctx context.Context, aims *aims) {
+	d.mu.Lock()
+	to, turn, urgent := d.target, d.turn, d.urgent && d.busy
+	d.mu.Unlock()
+	if !to.IsValid() {
+		return
+	}
+	err := d.perform(ctx, aims, to, turn, urgent)
+	if errors.Is(err, errOther) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.turn == turn && d.busy {
+		d.busy, d.result = false, err
+		close(d.done)
+		d.done = make(chan struct{})
+	}
+}
+
+// errOther says that there is another target meanwhile, or none is wanted any more.
+var errOther = errors.New("overtaken")
+
+// perform does what a change wants.
+func (d *Direct) perform(ctx context.Context, aims *aims, to netip.AddrPort, turn uint64, urgent bool) error {
+	if to.Port() != d.cfg.Port {
+		return errPort(d.cfg.Port)
+	}
+	breaker, breakErr := d.cfg.Kernel.choose()
+	c := newChange(to, urgent, breaker != nil && breaker.First(), time.Now())
+	cuts := cuts{breaker: breaker, released: make(map[netip.AddrPort]func() error)}
+	defer func() {
+		if err := cuts.release(); err != nil {
+			d.cfg.Logger.Error().Err(err).Msg("cannot undo what broke connections to a silent master")
+		}
+	}()
+	problem := breakErr
+	for {
+		if err := c.heed(aims.collect()); err != nil {
+			problem = err
+		}
+		ours, sockets, err := d.picture()
+		if err != nil {
+			return err
+		}
+		do := c.look(time.Now(), ours, sockets)
+		switch {
+		case do.done:
+			return nil
+		case time.Since(c.began) >= changeTime:
+			return fmt.Errorf("the kernel is not connected to %s after %s: %w", to, changeTime, cmp.Or(problem, errSlow))
+		}
+		aim := func() {
+			for _, id := range do.aim {
+				if !aims.begin(d.cfg.Kernel.sys, id, to.Addr()) {
+					delete(c.aims, id) // an earlier one is under way
+				}
+			}
+		}
+		if !c.first {
+			aim()
+		}
+		if err := cuts.cut(do.cut); err != nil {
+			problem = err
+		}
+		if c.first {
+			aim()
+		}
+		if err := d.rest(ctx, turn); err != nil {
+			return err
+		}
+	}
+}
+
+// errSlow is why a change is not done when nothing is known to be wrong.
+var errSlow = errors.New("it is still trying")
+
+// picture returns our transports, and the sockets that may be theirs.
+func (d *Direct) picture() ([]Transport, []Socket, error) {
+	d.mu.Lock()
+	in := d.interest()
+	d.mu.Unlock()
+	ours, err := d.cfg.Kernel.transports(d, in)
+	if err != nil {
+		return nil, nil, err
+	}
+	d.mu.Lock()
+	d.ours = ours
+	d.mu.Unlock()
+	sockets, err := d.cfg.Kernel.sys.Sockets(d.cfg.Port)
+	if errors.Is(err, ErrUnsupported) {
+		err = nil // then nothing is broken either
+	}
+	return ours, sockets, err
+}
+
+// rest waits until it is time for another look.
+func (d *Direct) rest(ctx context.Context, turn uint64) error {
+	timer := time.NewTimer(step)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return errOther
+	case <-timer.C:
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.turn != turn {
+		return errOther
+	}
+	return nil
+}
+
+// cuts are the connections that a change has broken.
+type cuts struct {
+	breaker  Breaker // nil: there is none
+	released map[netip.AddrPort]func() error
+}
+
+// cut breaks connections.
+func (c *cuts) cut(sockets []Socket) error {
+	var problem error
+	for _, s := range sockets {
+		if c.breaker == nil || c.breaker.First() && c.released[s.Remote] != nil {
+			continue
+		}
+		release, err := c.breaker.Break(s)
+		if err != nil {
+			problem = fmt.Errorf("break the connection to %s: %w", s.Remote, err)
+		}
+		c.released[s.Remote] = release
+	}
+	return problem
+}
+
+// release undoes it.
+func (c *cuts) release() error {
+	var all []error
+	for _, release := range c.released {
+		all = append(all, release())
+	}
+	return errors.Join(all...)
+}

@@ -1,0 +1,96 @@
+package direct
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"net/netip"
+)
+
+// iptablesFence breaks connections as nftFence does, by the command iptables, for kernels that have no nftables.
+type iptablesFence struct{}
+
+func (*iptablesFence) Name() string { return "iptables" }
+func (*iptablesFence) First() bool  { return true }
+
+// iptablesTime is how long one command may take.
+const iptablesTime = 2 * time.Second
+
+// iptables runs the command for the family of an address: the one for the kernel's older packet filter if there is one,
+// since the other speaks to nftables, which is not there.
+func iptables(v6 bool, args ...string) (string, error) {
+	names := []string{"iptables-legacy", "iptables"}
+	if v6 {
+		names = []string{"ip6tables-legacy", "ip6tables"}
+	}
+	i := slices.IndexFunc(names, func(n string) bool { _, err := exec.LookPath(n); return err == nil })
+	if i < 0 {
+		return "", fmt.Errorf("the command %s is not installed: %w", names[1], ErrUnsupported)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), iptablesTime)
+	defer cancel()
+	var stderr strings.Builder
+	cmd := exec.CommandContext(ctx, names[i], append([]string{"--wait", "1"}, args...)...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", names[i], strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return string(out), nil
+}
+
+// rejectRule is the rule behind a -I or -D.
+func rejectRule(to netip.AddrPort) []string {
+	return []string{
+		"OUTPUT", "-d", to.Addr().String(), "-p", "tcp", "--dport", strconv.Itoa(int(to.Port())),
+		"-m", "comment", "--comment", fencePrefix, "-j", "REJECT", "--reject-with", "tcp-reset",
+	}
+}
+
+// Check makes a rule for an address that nobody has, and removes it.
+func (f *iptablesFence) Check() error {
+	release, err := f.Break(Socket{Remote: netip.MustParseAddrPort("192.0.2.1:2049")})
+	if err != nil {
+		return err
+	}
+	return release()
+}
+
+func (*iptablesFence) Break(s Socket) (func() error, error) {
+	rule := rejectRule(s.Remote)
+	release := func() error {
+		_, err := iptables(s.Remote.Addr().Is6(), append([]string{"-D"}, rule...)...)
+		return err
+	}
+	if _, err := iptables(s.Remote.Addr().Is6(), append([]string{"-I"}, rule...)...); err != nil {
+		return func() error { return nil }, err
+	}
+	return release, nil
+}
+
+// Sweep removes the rules that carry our comment.
+func (*iptablesFence) Sweep() error {
+	var all []error
+	for _, v6 := range []bool{false, true} {
+		rules, err := iptables(v6, "-S", "OUTPUT")
+		if err != nil {
+			continue // nothing can have been left there
+		}
+		for line := range strings.Lines(rules) {
+			fields := strings.Fields(line)
+			if len(fields) < 2 || fields[0] != "-A" || !slices.Contains(fields, fencePrefix) {
+				continue
+			}
+			if _, err := iptables(v6, append([]string{"-D"}, fields[1:]...)...); err != nil {
+				all = append(all, err)
+			}
+		}
+	}
+	return errors.Join(all...)
+}

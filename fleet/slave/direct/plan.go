@@ -1,0 +1,130 @@
+package direct
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Times of a plan.
+const (
+	patience   = 500 * time.Millisecond // a master that is left as planned has so long to end its connections
+	stuckAfter = 50 * time.Millisecond  // an aim that has not returned by then waits for a connection that will not come
+	kickAfter  = 300 * time.Millisecond // a connection to the target that was silent for so long is made anew by a Switch
+	reAim      = 100 * time.Millisecond // an address that was written and is not there is written again
+)
+
+// change is a change of target under way. It decides what to do; it is given what there is. It is not safe for concurrent
+// use.
+type change struct {
+	to     netip.AddrPort
+	urgent bool
+	first  bool // the breaker goes before the aim
+	began  time.Time
+	looked bool
+
+	aims  map[string]*aim // by transport
+	stale map[uint64]time.Time
+}
+
+// aim is that a transport was given the target's address, or is about to be.
+type aim struct {
+	at    time.Time
+	ended bool // the kernel has taken it
+}
+
+// deeds is what a change wants done, in this order when the breaker goes first; else the aims before the breaks.
+type deeds struct {
+	cut  []Socket
+	aim  []string
+	done bool
+}
+
+func newChange(to netip.AddrPort, urgent, first bool, now time.Time) *change {
+	return &change{
+		to: to, urgent: urgent, first: first, began: now,
+		aims: make(map[string]*aim), stale: make(map[uint64]time.Time),
+	}
+}
+
+// heed takes the ends of writes into account, and returns why the last one failed, if one did.
+func (c *change) heed(ended []aimed) (err error) {
+	for _, e := range ended {
+		if a := c.aims[e.id]; a != nil && e.to == c.to.Addr() {
+			a.ended = true
+		}
+		if e.err != nil {
+			err = e.err
+		}
+	}
+	return err
+}
+
+// look says what to do when transports and sockets are as given.
+func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
+	var d deeds
+	d.done = true
+	for _, t := range ours {
+		i := slices.IndexFunc(sockets, func(s Socket) bool { return s.of(t) })
+		var s *Socket
+		if i >= 0 {
+			s = &sockets[i]
+			c.judge(now, t, *s)
+		}
+		a := c.aims[t.ID]
+		if a == nil && (t.Addr.Addr() != c.to.Addr() || s != nil && c.isStale(*s)) ||
+			a != nil && a.ended && t.Addr.Addr() != c.to.Addr() && now.Sub(a.at) >= reAim {
+			a = &aim{at: now}
+			c.aims[t.ID] = a
+			d.aim = append(d.aim, t.ID)
+		}
+		if s != nil && c.mayCut(now, *s, a) {
+			d.cut = append(d.cut, *s)
+		}
+		if a != nil && !a.ended || s != nil && c.isStale(*s) || t.Waiting > 0 && !t.Connected {
+			d.done = false
+		}
+	}
+	c.looked = true
+	return d
+}
+
+// judge finds out whether a transport's socket has to go.
+func (c *change) judge(now time.Time, t Transport, s Socket) {
+	if s.State == TimeWait || s.State == Closed || c.isStale(s) {
+		return
+	}
+	elsewhere := s.Remote.Addr() != c.to.Addr()
+	kick := !c.looked && c.urgent && t.Waiting > 0 && s.Silent >= kickAfter
+	if elsewhere || kick {
+		c.stale[s.Cookie] = now
+	}
+}
+
+func (c *change) isStale(s Socket) bool {
+	_, ok := c.stale[s.Cookie]
+	return ok && s.State != TimeWait && s.State != Closed
+}
+
+// mayCut says whether a socket is to be broken now.
+func (c *change) mayCut(now time.Time, s Socket, a *aim) bool {
+	if !c.isStale(s) || a == nil {
+		return false
+	}
+	wait := patience
+	if c.urgent {
+		wait = 0
+		if c.first {
+			return s.Remote.Addr() != c.to.Addr() // else the new connection would be broken too
+		}
+		if !a.ended {
+			wait = stuckAfter
+		}
+	}
+	return now.Sub(a.at) >= wait && (!c.first || s.Remote.Addr() != c.to.Addr())
+}
+
+// of says whether a socket is a transport's.
+func (s Socket) of(t Transport) bool {
+	return t.LocalPort != 0 && s.Local.Port() == t.LocalPort && s.Remote.Port() == t.Addr.Port()
+}
