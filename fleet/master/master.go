@@ -51,6 +51,7 @@ type Master struct {
 	election election.Election
 	exporter *exporter.Server
 	mounts   *mountTable
+	slaves   *slaveBook
 	metrics  *metrics
 	console  *console.Server
 	uploads  *uploads
@@ -213,6 +214,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	}
 	m.registry = fleet.NewRegistry(m.client, m.cfg.Fleet)
 	m.mounts = newMountTable(m.cfg.Name, m.registry, m.log)
+	m.slaves = newSlaveBook(m.cfg.Name, m.address, m.nfsPort, m.slaveRecord)
 	m.metrics = newMetrics(m)
 	m.uploads = newUploads(m.store)
 	m.console = console.NewServer(console.Config{
@@ -299,6 +301,14 @@ func (m *Master) lastView() fleet.View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.view
+}
+
+// slaveRecord is what the fleet knows of a slave.
+func (m *Master) slaveRecord(name string) (fleet.Slave, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.view.Slaves[name]
+	return s, ok
 }
 
 // elsewhere reports whether a client that cannot be answered here had better go to another master.

@@ -1,0 +1,238 @@
+package master
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+)
+
+const (
+	// seenEvery is how old the SeenAt of a slave's record may grow while it is heard of.
+	seenEvery = 4 * time.Hour
+	// maxHeard is how many slaves a master keeps in mind.
+	maxHeard = 16384
+	// heardFor is how long a slave that says nothing any more is kept in mind.
+	heardFor = 2 * time.Minute
+	// newsRest and changeRest are the least times between two reports of a slave that the fleet does not know, and of one
+	// that has changed: two hosts of one name must not make the fleet write without end.
+	newsRest, changeRest = 10 * time.Second, time.Minute
+)
+
+// slaveSighting is a slave that was heard of: by its greeting, or by a MNT, which tells less. Its name may be anything.
+type slaveSighting struct {
+	hello.Greeting
+	From netip.AddrPort
+	At   time.Time
+}
+
+// mountSighting is what a MNT tells of a slave. machine is what the client calls itself.
+func mountSighting(machine, shard, path string, client netip.Addr, now time.Time) slaveSighting {
+	return slaveSighting{
+		Greeting: hello.Greeting{Slave: machine, Mode: string(fleet.ModeMount), Mounts: []hello.Mount{{Shard: shard, Name: path}}},
+		From:     netip.AddrPortFrom(client, 0), At: now,
+	}
+}
+
+// slaveReport is what the coordinator is told of a slave.
+type slaveReport struct {
+	Name     string          `json:"name"`
+	Address  netip.Addr      `json:"address"`
+	Mode     fleet.SlaveMode `json:"mode"`
+	Instance string          `json:"instance,omitempty"`
+	Version  string          `json:"version,omitempty"`
+	Master   string          `json:"master"` // who has heard of it
+	At       time.Time       `json:"at"`
+}
+
+// report is the sighting as the coordinator wants it; ok is false when it cannot be of a slave.
+func (s slaveSighting) report(master string) (r slaveReport, ok bool) {
+	r = slaveReport{
+		Name: strings.ToLower(s.Slave), Address: s.From.Addr().Unmap().WithZone(""), Mode: fleet.SlaveMode(s.Mode),
+		Instance: s.Instance, Version: s.Version, Master: master, At: s.At,
+	}
+	return r, r.valid() == nil && r.Name != "localhost" && !strings.HasPrefix(r.Name, "localhost.")
+}
+
+func (r slaveReport) valid() error { return r.over(fleet.Slave{}).Validate() }
+
+// over is the record of a slave after the report, its home apart.
+func (r slaveReport) over(s fleet.Slave) fleet.Slave {
+	s.Name, s.Address, s.Mode, s.Instance, s.Version = r.Name, r.Address, r.Mode, r.Instance, r.Version
+	s.SeenAt = r.At.UTC()
+	if s.EnrolledAt.IsZero() {
+		s.EnrolledAt = s.SeenAt
+	}
+	return s
+}
+
+// news reports whether a report says something that the slave's record does not. A MNT of a slave that has an agent says
+// nothing: the agent mounts, too.
+func (r slaveReport) news(s fleet.Slave) bool {
+	if r.Mode == fleet.ModeMount && s.Mode != fleet.ModeMount && s.Name != "" && r.At.Sub(s.SeenAt) < agentGone {
+		return false
+	}
+	return r.Address != s.Address || r.Mode != s.Mode || r.Instance != s.Instance || r.Version != s.Version || r.At.Sub(s.SeenAt) >= seenEvery
+}
+
+// agentGone is how long an agent must not have been heard of for its slave to count as one without.
+const agentGone = 24 * time.Hour
+
+// slaveBook is what a master hears of slaves. It is kept in memory, and what is news to the fleet is told the coordinator.
+type slaveBook struct {
+	master, address string                                // this one, and its host:port for NFS
+	record          func(name string) (fleet.Slave, bool) // the fleet's
+	wake            chan struct{}                         // there is something to report
+
+	mu    sync.Mutex // guards what follows
+	heard map[string]heardSlave
+	news  map[string]slaveReport // to be told; at most one of each that is heard
+}
+
+// heardSlave is the last that was heard of a slave.
+type heardSlave struct {
+	slaveSighting
+	told time.Time // when it was last reported
+}
+
+func newSlaveBook(master, host string, port int, record func(string) (fleet.Slave, bool)) *slaveBook {
+	return &slaveBook{
+		master: master, address: net.JoinHostPort(host, strconv.Itoa(port)), record: record, wake: make(chan struct{}, 1),
+		heard: map[string]heardSlave{}, news: map[string]slaveReport{},
+	}
+}
+
+// seen takes note of a slave. It does not block, and may be called for every greeting. What cannot be a slave's name is
+// passed over.
+func (b *slaveBook) seen(s slaveSighting) {
+	r, ok := s.report(b.master)
+	if !ok {
+		return
+	}
+	known, enrolled := b.record(r.Name)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	before, kept := b.heard[r.Name]
+	if !kept && len(b.heard) >= maxHeard && !b.sweepLocked(s.At) {
+		return
+	}
+	rest := changeRest
+	if !enrolled {
+		rest = newsRest
+	}
+	now := heardSlave{s, before.told}
+	if r.news(known) && s.At.Sub(before.told) >= rest {
+		now.told, b.news[r.Name] = s.At, r
+		signal(b.wake)
+	}
+	b.heard[r.Name] = now
+}
+
+// sweepLocked forgets slaves that say nothing any more, and reports whether there are any.
+func (b *slaveBook) sweepLocked(now time.Time) bool {
+	before := len(b.heard)
+	maps.DeleteFunc(b.heard, func(_ string, s heardSlave) bool { return now.Sub(s.At) > heardFor })
+	return len(b.heard) < before
+}
+
+// all returns the slaves that were heard of lately, by name.
+func (b *slaveBook) all(now time.Time) []slaveSighting {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sweepLocked(now)
+	out := make([]slaveSighting, 0, len(b.heard))
+	for _, name := range slices.Sorted(maps.Keys(b.heard)) {
+		out = append(out, b.heard[name].slaveSighting)
+	}
+	return out
+}
+
+// take returns up to n reports that are to be told.
+func (b *slaveBook) take(n int) []slaveReport {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []slaveReport
+	for name, r := range b.news {
+		if len(out) == n {
+			signal(b.wake)
+			break
+		}
+		out = append(out, r)
+		delete(b.news, name)
+	}
+	return out
+}
+
+// again puts reports back that could not be told, unless there are newer ones or what they say is out of date.
+func (b *slaveBook) again(reports []slaveReport, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range reports {
+		if _, newer := b.news[r.Name]; !newer && len(b.news) < maxHeard && now.Sub(r.At) < seenEvery {
+			b.news[r.Name] = r
+		}
+	}
+	if len(b.news) > 0 {
+		signal(b.wake)
+	}
+}
+
+// readsHere reports whether a slave that greets this master also reads from it: an agent that reads from one master greets
+// others too, to see whether it may go there.
+func (b *slaveBook) readsHere(s slaveSighting) bool {
+	host, _, _ := strings.Cut(s.Last.To, ".")
+	return s.Last.To == "" || s.Last.To == b.master || host == b.master || s.Last.To == b.address
+}
+
+// signal wakes whoever waits for c, which has room for one, unless it is woken already.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	// reportBatch is how many slaves the coordinator is told of at once.
+	reportBatch = 500
+	// reportRest is the time between two reports, and between two attempts.
+	reportRest, reportRetry = 100 * time.Millisecond, time.Second
+	// reportLimit is how long the coordinator may take.
+	reportLimit = 5 * time.Second
+)
+
+// run tells the coordinator what is new until ctx ends. tell returns an error when it does not know now.
+func (b *slaveBook) run(ctx context.Context, tell func(context.Context, []slaveReport) error) error {
+	rest := time.NewTimer(0)
+	defer rest.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-rest.C:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-b.wake:
+		}
+		pause := reportRest
+		if reports := b.take(reportBatch); len(reports) > 0 {
+			bounded, cancel := context.WithTimeout(ctx, reportLimit)
+			if tell(bounded, reports) != nil {
+				b.again(reports, time.Now()) // they are heard of again, or etcd is away: there is nobody to tell
+				pause = reportRetry
+			}
+			cancel()
+		}
+		rest.Reset(pause)
+	}
+}

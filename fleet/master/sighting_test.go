@@ -1,0 +1,195 @@
+package master
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+)
+
+// greeted is a greeting as an agent says it.
+func greeted(name string, at time.Time) slaveSighting {
+	return slaveSighting{
+		Greeting: hello.Greeting{Slave: name, Mode: "relay", Instance: "i1", Version: "v1"}, From: netip.MustParseAddrPort("10.77.0.100:700"), At: at,
+	}
+}
+
+// recordOf is the record that the coordinator makes of a sighting.
+func recordOf(t *testing.T, s slaveSighting) fleet.Slave {
+	t.Helper()
+	r, ok := s.report("m1")
+	if !ok {
+		t.Fatalf("%+v is of no slave", s)
+	}
+	return r.over(fleet.Slave{})
+}
+
+func TestWhoIsASlave(t *testing.T) {
+	now := time.Now()
+	for name, want := range map[string]string{
+		"web17": "web17", "Web17.Prod": "web17.prod", "localhost": "", "localhost.localdomain": "", "": "", "(none)": "", "a/b": "",
+	} {
+		r, ok := greeted(name, now).report("m1")
+		if ok != (want != "") || ok && r.Name != want {
+			t.Errorf("%q: %q, %t, want %q", name, r.Name, ok, want)
+		}
+	}
+	fuse := greeted("web17", now)
+	if fuse.Mode = "fuse"; true {
+		if _, ok := fuse.report("m1"); ok {
+			t.Error("a mode that nobody knows was accepted")
+		}
+	}
+	mapped := greeted("web17", now)
+	mapped.From = netip.MustParseAddrPort("[::ffff:10.77.0.100]:700")
+	if r, _ := mapped.report("m1"); r.Address != netip.MustParseAddr("10.77.0.100") {
+		t.Errorf("address %s", r.Address)
+	}
+}
+
+func TestWhatIsNews(t *testing.T) {
+	now := time.Now()
+	known := recordOf(t, greeted("web17", now))
+	for what, tc := range map[string]struct {
+		change func(*slaveSighting)
+		news   bool
+	}{
+		"nothing":         {func(*slaveSighting) {}, false},
+		"an hour":         {func(s *slaveSighting) { s.At = now.Add(time.Hour) }, false},
+		"a day":           {func(s *slaveSighting) { s.At = now.Add(24 * time.Hour) }, true},
+		"another address": {func(s *slaveSighting) { s.From = netip.MustParseAddrPort("10.77.0.101:700") }, true},
+		"another port":    {func(s *slaveSighting) { s.From = netip.MustParseAddrPort("10.77.0.100:701") }, false},
+		"another mode":    {func(s *slaveSighting) { s.Mode = "direct" }, true},
+		"another start":   {func(s *slaveSighting) { s.Instance = "i2" }, true},
+		"another version": {func(s *slaveSighting) { s.Version = "v2" }, true},
+		"its own mount":   {func(s *slaveSighting) { *s = mountSighting("web17", "www", "/www", s.From.Addr(), now) }, false},
+		"a mount, long after": {func(s *slaveSighting) {
+			*s = mountSighting("web17", "www", "/www", s.From.Addr(), now.Add(48*time.Hour))
+		}, true},
+	} {
+		s := greeted("web17", now)
+		tc.change(&s)
+		if r, ok := s.report("m1"); !ok || r.news(known) != tc.news {
+			t.Errorf("%s: news %t, want %t", what, r.news(known), tc.news)
+		}
+	}
+}
+
+// ledgerOfSlaves is the fleet's records, in the hands of a test.
+type ledgerOfSlaves struct {
+	mu    sync.Mutex // guards known
+	known map[string]fleet.Slave
+}
+
+func (l *ledgerOfSlaves) of(name string) (fleet.Slave, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, ok := l.known[name]
+	return s, ok
+}
+
+func (l *ledgerOfSlaves) enrol(reports []slaveReport) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range reports {
+		l.known[r.Name] = r.over(l.known[r.Name])
+	}
+}
+
+func TestASlaveIsReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		records := &ledgerOfSlaves{known: map[string]fleet.Slave{}}
+		b := newSlaveBook("m1", "10.77.0.1", 2049, records.of)
+		ctx, cancel := context.WithCancel(t.Context())
+		var told []slaveReport
+		fail := error(nil)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- b.run(ctx, func(_ context.Context, reports []slaveReport) error {
+				told = append(told, reports...)
+				if fail == nil {
+					records.enrol(reports)
+				}
+				return fail
+			})
+		}()
+		greet := func(name, instance string, times int) {
+			for range times {
+				s := greeted(name, time.Now())
+				s.Instance = instance
+				b.seen(s)
+				time.Sleep(500 * time.Millisecond)
+			}
+			synctest.Wait()
+		}
+		greet("web17", "i1", 240)
+		if len(told) != 1 {
+			t.Errorf("a slave that greets for two minutes was reported %d times", len(told))
+		}
+		told = nil
+		for range 240 { // two hosts of one name
+			greet("web17", "i2", 1)
+			greet("web17", "i1", 1)
+		}
+		if len(told) == 0 || len(told) > 5 {
+			t.Errorf("two hosts of one name were reported %d times in four minutes", len(told))
+		}
+		told, fail = nil, errors.New("nobody coordinates")
+		greet("web18", "i1", 240)
+		if len(told) < 100 {
+			t.Errorf("%d attempts in two minutes", len(told))
+		}
+		fail = nil
+		time.Sleep(2 * reportRetry)
+		synctest.Wait()
+		if _, ok := records.of("web18"); !ok {
+			t.Error("what could not be told was forgotten")
+		}
+		cancel()
+		<-ended
+	})
+}
+
+func TestSlavesInMindAreBounded(t *testing.T) {
+	b := newSlaveBook("m1", "10.77.0.1", 2049, func(string) (fleet.Slave, bool) { return fleet.Slave{}, false })
+	now := time.Now()
+	for i := range maxHeard + 100 {
+		b.seen(greeted(fmt.Sprint("s", i), now))
+	}
+	if len(b.all(now)) != maxHeard || len(b.news) != maxHeard {
+		t.Errorf("%d in mind, %d to be told", len(b.all(now)), len(b.news))
+	}
+	b.seen(greeted("late", now.Add(heardFor+time.Second)))
+	if all := b.all(now.Add(heardFor + time.Second)); len(all) != 1 || all[0].Slave != "late" {
+		t.Errorf("%d in mind after the others fell silent", len(all))
+	}
+}
+
+func TestReadsHere(t *testing.T) {
+	b := newSlaveBook("m1", "10.77.0.1", 2049, nil)
+	for to, want := range map[string]bool{"": true, "m1": true, "m1.masters.prod.example": true, "10.77.0.1:2049": true, "m2": false, "10.77.0.2:2049": false} {
+		s := greeted("web17", time.Now())
+		if s.Last.To = to; b.readsHere(s) != want {
+			t.Errorf("last went to %q: reads here %t", to, !want)
+		}
+	}
+}
+
+func BenchmarkSeen(b *testing.B) {
+	records := map[string]fleet.Slave{}
+	book := newSlaveBook("m1", "10.77.0.1", 2049, func(name string) (fleet.Slave, bool) { s, ok := records[name]; return s, ok })
+	s := greeted("web17", time.Now())
+	r, _ := s.report("m1")
+	records["web17"] = r.over(fleet.Slave{})
+	b.ReportAllocs()
+	for b.Loop() {
+		book.seen(s)
+	}
+}
