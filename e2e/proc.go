@@ -53,8 +53,10 @@ func (l *procLog) String() string {
 }
 
 // tail returns the last lines, for a failure's report.
-func (l *procLog) tail(lines int) string {
-	all := strings.Split(strings.TrimRight(l.String(), "\n"), "\n")
+func (l *procLog) tail(lines int) string { return lastLines(l.String(), lines) }
+
+func lastLines(s string, lines int) string {
+	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 

@@ -22,10 +22,16 @@ type Slave struct {
 	next  int
 	files map[int]*os.File
 	loops map[int]*loop
+
+	watches   watches
+	processes processes
 }
 
 func newSlave() *Slave {
-	return &Slave{files: map[int]*os.File{}, loops: map[int]*loop{}}
+	return &Slave{
+		files: map[int]*os.File{}, loops: map[int]*loop{},
+		watches: watches{all: map[int]*watch{}}, processes: processes{all: map[int]*process{}},
+	}
 }
 
 // Setup brings the network up.
