@@ -12,7 +12,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,8 +34,14 @@ func main() {
 		serve: master.Run, connection: connection{user: whoami()},
 		in: os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now,
 		terminal: func(f any) bool { file, ok := f.(*os.File); return ok && term.IsTerminal(int(file.Fd())) },
+		release:  stop,
 	}
-	code := a.run(ctx, os.Args[1:])
+	var code int
+	if filepath.Base(os.Args[0]) == helperName {
+		code = a.runHelper(ctx, os.Args[1:])
+	} else {
+		code = a.run(ctx, os.Args[1:])
+	}
 	stop()
 	os.Exit(code)
 }
@@ -56,7 +64,7 @@ func interruptible(parent context.Context) (context.Context, func()) {
 			os.Exit(exitFailed)
 		}
 	}()
-	return ctx, func() { signal.Stop(signals); close(signals); <-done; cancel(nil) }
+	return ctx, sync.OnceFunc(func() { signal.Stop(signals); close(signals); <-done; cancel(nil) })
 }
 
 // app is what all commands share.
@@ -65,6 +73,7 @@ type app struct {
 	out, err io.Writer
 	now      func() time.Time
 	terminal func(f any) bool // reports whether a stream is a terminal
+	release  func()           // gives signals up: the command has its own use for them; its context ends
 
 	serve func(context.Context, master.Config, string, zerolog.Logger) error // master.Run
 
@@ -96,7 +105,8 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.AddCommand(
 		a.serveCommand(), a.statusCommand(), a.publishCommand(), a.rollbackCommand(), a.historyCommand(), a.diffCommand(),
-		a.sourceCommand(), a.shardCommand(), a.masterCommand(), a.tokenCommand(), a.verifyCommand(), a.recoverCommand(), a.versionCommand(),
+		a.sourceCommand(), a.shardCommand(), a.masterCommand(), a.tokenCommand(), a.verifyCommand(), a.recoverCommand(),
+		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.agentCommand(), a.versionCommand(),
 	)
 	return root
 }

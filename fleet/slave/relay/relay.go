@@ -183,6 +183,8 @@ func (r *Relay) admit(conn *net.TCPConn) *link {
 		}
 		return nil
 	}
+	// Whenever it is closed, also because this process dies, the kernel is to come back at once: see reset.
+	conn.SetLinger(0) //nolint:errcheck // it comes back later then
 	r.total.Accepted++
 	l := &link{kernel: conn}
 	r.links[l] = struct{}{}
@@ -203,7 +205,8 @@ func (r *Relay) serve(ctx context.Context, l *link) {
 		r.leave(l, s, out)
 		switch {
 		case out.gone:
-			l.kernel.Close() //nolint:errcheck // it is over
+			l.kernel.SetLinger(-1) //nolint:errcheck // then the last replies may be lost, for which nobody waits
+			l.kernel.Close()       //nolint:errcheck // it is over
 			return
 		case ctx.Err() != nil, !out.clean:
 			r.mu.Lock()

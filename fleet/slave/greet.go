@@ -1,0 +1,226 @@
+package slave
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/mounts"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/relay"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/resolve"
+)
+
+var errNoName = control.ErrNoName
+
+// patience is how long a HELLO may take; whoever waits for it gives it up sooner when it matters.
+const patience = 5 * time.Second
+
+// hostTime is how long the address of a master that is given by its host name may be looked for.
+const hostTime = 300 * time.Millisecond
+
+// dial makes a connection for greetings. It comes from where reads come from, so it is let in where they are.
+func (r *route) dial(ctx context.Context, to netip.AddrPort) (relay.Greeter, error) {
+	conn, err := relay.Dialer{Insecure: r.agent.cfg.Insecure}.Dial(ctx, to)
+	r.note(ctx, to, err)
+	if err != nil {
+		return nil, err
+	}
+	return &greeter{client: hello.NewClient(conn), to: to, r: r}, nil
+}
+
+// greeter says HELLO for a route.
+type greeter struct {
+	client *hello.Client
+	to     netip.AddrPort
+	r      *route
+}
+
+func (g *greeter) Close() error { return g.client.Close() }
+
+// Hello implements relay.Greeter.
+func (g *greeter) Hello(ctx context.Context) (relay.Answer, error) {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	a, err := g.client.Hello(limited, g.r.greeting())
+	g.r.note(ctx, g.to, err)
+	if err != nil {
+		return relay.Answer{}, err
+	}
+	out := relay.Answer{Status: status(a.Status), Why: a.Why, Revision: a.Revision, Every: a.Every}
+	if out.Status != relay.OK {
+		g.r.note(ctx, g.to, fmt.Errorf("it says %s: %s", a.Status, cmp.Or(a.Why, "no reason given")))
+	}
+	for _, t := range a.Targets {
+		for _, addr := range g.r.host(ctx, t.Host) {
+			out.Targets = append(out.Targets, relay.Target{Name: t.Name, Addr: netip.AddrPortFrom(addr, t.Port)})
+		}
+	}
+	return out, nil
+}
+
+// status translates what a master thinks: one that refuses the slave is as good as one that cannot serve it.
+func status(s hello.Status) relay.Status {
+	switch s {
+	case hello.OK:
+		return relay.OK
+	case hello.Leave:
+		return relay.Leave
+	}
+	return relay.Unwell
+}
+
+// note remembers why a master does not answer; nil: it does. What was given up on purpose says nothing about it.
+func (r *route) note(ctx context.Context, to netip.AddrPort, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err // the address is said anyhow
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(r.failed, to)
+	case len(r.failed) < 64:
+		r.failed[to] = err
+	}
+}
+
+// greeting is what this slave says of itself.
+func (r *route) greeting() hello.Greeting {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	g := hello.Greeting{
+		Slave: r.slaveName(), Instance: r.agent.boot, Mode: r.via, Version: r.agent.cfg.Version, Last: reattach(r.present().Change),
+	}
+	for i, m := range r.mounts {
+		if i == hello.MaxMounts {
+			g.More = len(r.mounts) - i
+			break
+		}
+		g.Mounts = append(g.Mounts, hello.Mount{Name: m.Name, Shard: m.Shard(), Dir: m.Dir})
+	}
+	return g
+}
+
+// reattach tells of a change; the first one, which came from nowhere, is none.
+func reattach(ch relay.Change) hello.Reattach {
+	if !ch.From.Addr.IsValid() {
+		return hello.Reattach{}
+	}
+	return hello.Reattach{At: ch.At, Took: ch.Took, From: ch.From.String(), To: ch.To.String(), Why: ch.Why}
+}
+
+// slaveName returns this slave's name in the fleet. The caller holds mu.
+func (r *route) slaveName() string {
+	if name := cmp.Or(r.wanted.Slave, mounts.SlaveName(r.name), r.agent.cfg.Name); name != "" {
+		return name
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	name, _, _ := strings.Cut(strings.ToLower(host), ".")
+	return name
+}
+
+func (r *route) resolver() resolve.Resolver {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.wanted.DNS) > 0 {
+		return resolve.Resolver{Servers: r.wanted.DNS}
+	}
+	return resolve.Resolver{Servers: r.agent.cfg.DNS}
+}
+
+// targets returns the masters to begin with.
+func (r *route) targets() []relay.Target {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.present().Order
+}
+
+// discover finds the masters: those that the mount names, or those that DNS lists.
+func (r *route) discover(ctx context.Context) ([]relay.Target, error) {
+	r.mu.Lock()
+	named := r.wanted.Masters
+	r.mu.Unlock()
+	var targets []relay.Target
+	var err error
+	if len(named) == 0 {
+		targets, err = r.resolver().Masters(ctx, r.name)
+	} else {
+		targets, err = r.named(ctx, named)
+	}
+	if errors.Is(err, resolve.ErrNoName) {
+		err = fmt.Errorf("%w (%w)", errNoName, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.noDNS = err
+	return targets, err
+}
+
+// named returns the masters that a mount names.
+func (r *route) named(ctx context.Context, masters []string) (targets []relay.Target, failed error) {
+	for _, m := range masters {
+		host, port, err := splitMaster(m)
+		if err != nil {
+			failed = cmp.Or(failed, err)
+			continue
+		}
+		addrs, err := r.resolver().Host(ctx, host)
+		if err != nil {
+			failed = cmp.Or(failed, err)
+		}
+		for _, addr := range addrs {
+			t := relay.Target{Addr: netip.AddrPortFrom(addr, port)}
+			if host != addr.String() {
+				t.Name = host
+			}
+			targets = append(targets, t)
+		}
+	}
+	if len(targets) > 0 {
+		return targets, nil
+	}
+	return nil, failed
+}
+
+// nfsPort is where masters serve unless told otherwise.
+const nfsPort = 2049
+
+// splitMaster splits HOST[:PORT].
+func splitMaster(s string) (host string, port uint16, err error) {
+	if addr, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return addr.String(), nfsPort, nil
+	}
+	host, text, err := net.SplitHostPort(s)
+	if err != nil {
+		host, text = s, strconv.Itoa(nfsPort)
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || n == 0 || host == "" || strings.ContainsAny(host, " /,") {
+		return "", 0, fmt.Errorf("%q is no master: want HOST:PORT", s)
+	}
+	return host, uint16(n), nil
+}
+
+// host returns the addresses of a master. Masters name addresses as a rule; a host name is looked up within hostTime.
+func (r *route) host(ctx context.Context, host string) []netip.Addr {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{addr}
+	}
+	return r.agent.hosts.lookup(ctx, r.resolver(), host)
+}

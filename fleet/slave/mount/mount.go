@@ -1,0 +1,225 @@
+// Package mount mounts a shard by its SRV name with the kernel's own NFSv3 client, and unmounts it.
+//
+// The agent says which address to mount (package control) and is started when none runs. The kernel is called directly, by
+// mount(2): mount.nfs need not be there. It is told the SRV name as the source, so that df, findmnt and /proc/mounts show it,
+// and an address to go with it.
+//
+// Every mount is ro, hard, nolock, nosuid, nodev, of NFS version 3 over TCP, with a short attribute cache.
+package mount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/mounts"
+)
+
+// What mounting and unmounting fail with, besides the agent's errors.
+var (
+	ErrUsage   = errors.New("usage")
+	ErrNotRoot = errors.New("only root can mount and unmount")
+	ErrMounted = errors.New("already mounted")
+	ErrFailed  = errors.New("mount failed")
+)
+
+// Request is a mount to be made.
+type Request struct {
+	Spec    Spec
+	Dir     string
+	Options Options
+	Agent   *control.Client
+	// Start starts an agent when none runs, and returns when it answers.
+	Start func(ctx context.Context) error
+	// Fake does everything but the mount.
+	Fake bool
+	// Say is told, for people, what is done. nil: nobody wants to know.
+	Say func(text string)
+}
+
+// Do mounts.
+func Do(ctx context.Context, r Request) error {
+	if os.Geteuid() != 0 {
+		return ErrNotRoot
+	}
+	table, err := mounts.Table()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	dir, err := directory(table, r.Dir)
+	if err != nil {
+		return err
+	}
+	if m, ok := mounts.Topmost(table, dir); ok && m.Name == r.Spec.Name && filepath.Clean(m.Path) == r.Spec.Path {
+		return fmt.Errorf("%w: %s at %s", ErrMounted, r.Spec, dir)
+	}
+	route, err := r.route(ctx)
+	if err != nil {
+		return err
+	}
+	flags, data, err := r.Options.Kernel(route.Addr)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	if r.Say != nil {
+		r.Say(fmt.Sprintf("%s reads from %s at %s; mount options: %s", r.Spec, route.Master, route.Addr, data))
+	}
+	if r.Fake {
+		return nil
+	}
+	// A mount that a lost master delays must not keep the command from being interrupted: the kernel's call ends with it.
+	done := make(chan error, 1)
+	go func() { done <- unix.Mount(r.Spec.String(), dir, "nfs", flags, data) }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("mount %s: %w", r.Spec, context.Cause(ctx))
+	}
+	if err != nil {
+		return explain(err, r.Spec, dir, route)
+	}
+	return nil
+}
+
+// route asks the agent for the address to mount, and starts one when there is none.
+func (r Request) route(ctx context.Context) (control.Route, error) {
+	route, err := r.Agent.Route(ctx, r.Options.Want(r.Spec))
+	if !errors.Is(err, control.ErrNoAgent) || r.Start == nil {
+		return route, err
+	}
+	if r.Say != nil {
+		r.Say("no agent runs: starting one")
+	}
+	if err := r.Start(ctx); err != nil {
+		return route, fmt.Errorf("%w: cannot start the agent: %w", ErrFailed, err)
+	}
+	return r.Agent.Route(ctx, r.Options.Want(r.Spec))
+}
+
+// directory returns the directory to mount at, absolute and without symbolic links. What is mounted there already is not
+// asked: its master may be lost.
+func directory(table []mounts.Mount, dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	if _, ok := mounts.Topmost(table, abs); ok {
+		return abs, nil
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("%w: directory %s does not exist", ErrFailed, dir)
+	case errors.Is(err, syscall.ENOTDIR):
+		return "", fmt.Errorf("%w: %s is not a directory", ErrFailed, dir)
+	case err != nil:
+		return "", fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	if _, ok := mounts.Topmost(table, real); ok {
+		return real, nil
+	}
+	info, err := os.Stat(real)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("%w: %s is not a directory", ErrFailed, dir)
+	}
+	return real, nil
+}
+
+// explain says in plain words what the kernel's error means.
+func explain(err error, s Spec, dir string, route control.Route) error {
+	return fmt.Errorf("%w: %s at %s: %s (%w)", ErrFailed, s, dir, meaning(err, s, route.Master, route.Addr), err)
+}
+
+// meaning translates an error of mount(2).
+func meaning(err error, s Spec, master string, addr netip.AddrPort) string {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return "the kernel refuses"
+	}
+	switch errno {
+	case syscall.ENOENT:
+		return fmt.Sprintf("master %s has no directory %s, or no such shard", master, s.Path)
+	case syscall.EACCES:
+		return fmt.Sprintf("master %s does not let this host in: see the shard's networks", master)
+	case syscall.EPERM:
+		return "the kernel does not allow it: are you root, and not in a container without CAP_SYS_ADMIN?"
+	case syscall.ENODEV:
+		return "this kernel has no NFS client: load or install its module nfs"
+	case syscall.EPROTONOSUPPORT, syscall.EPFNOSUPPORT:
+		return "this kernel's NFS client does not speak version 3: load or install its module nfsv3"
+	case syscall.ENOTDIR:
+		return fmt.Sprintf("%s on master %s is not a directory", s.Path, master)
+	case syscall.EBUSY:
+		return "the directory is in use, or the same is mounted there already"
+	case syscall.EINVAL:
+		return "the kernel does not take the options: see the kernel's log"
+	case syscall.ETIMEDOUT, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EIO:
+		return fmt.Sprintf("master %s, through %s, does not answer", master, addr)
+	case syscall.ESTALE:
+		return fmt.Sprintf("master %s does not know its own directory: its shard was just deleted", master)
+	}
+	return "the kernel refuses"
+}
+
+// Undo unmounts a mount of a fleet. Lazily it succeeds also while files are open: the last one to be closed ends the mount.
+func Undo(dir string, lazy bool) error {
+	if os.Geteuid() != 0 {
+		return ErrNotRoot
+	}
+	table, err := mounts.Table()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	at, err := mountPoint(table, dir)
+	if err != nil {
+		return err
+	}
+	flags := unix.UMOUNT_NOFOLLOW
+	if lazy {
+		flags |= unix.MNT_DETACH
+	}
+	switch err := unix.Unmount(at, flags); {
+	case errors.Is(err, syscall.EBUSY):
+		return fmt.Errorf("%w: %s is in use; --lazy unmounts it as soon as it no longer is", ErrFailed, dir)
+	case err != nil:
+		return fmt.Errorf("%w: unmount %s: %w", ErrFailed, dir, err)
+	}
+	return nil
+}
+
+// mountPoint finds the mount at dir without touching it: only the way to it may have symbolic links.
+func mountPoint(table []mounts.Mount, dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	if _, ok := mounts.Topmost(table, abs); ok {
+		return abs, nil
+	}
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil {
+		at := filepath.Join(parent, filepath.Base(abs))
+		if _, ok := mounts.Topmost(table, at); ok {
+			return at, nil
+		}
+		if to, err := os.Readlink(at); err == nil {
+			if !filepath.IsAbs(to) {
+				to = filepath.Join(parent, to)
+			}
+			if _, ok := mounts.Topmost(table, filepath.Clean(to)); ok {
+				return filepath.Clean(to), nil
+			}
+		}
+	}
+	return "", fmt.Errorf("%w: nothing of a fleet is mounted at %s", ErrFailed, dir)
+}

@@ -1,0 +1,92 @@
+package resolve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// Times of a question.
+const (
+	stagger   = 300 * time.Millisecond // then the next server is asked, too
+	tryTime   = 2 * time.Second        // of one server, for one question
+	datagrams = 1232                   // bytes: what passes every network whole
+)
+
+// reply is what became of asking one server.
+type reply struct {
+	answer *dns.Msg
+	err    error
+}
+
+// ask puts a question to servers, to each twice if need be because datagrams get lost, and returns the first answer that is
+// one: with records, or that there are none.
+func ask(ctx context.Context, servers []string, name string, kind uint16) (*dns.Msg, error) {
+	servers = slices.Concat(servers, servers)
+	ctx, cancel := context.WithCancel(ctx)
+	replies := make(chan reply, len(servers)) // room for all: nobody waits to tell
+	defer cancel()
+	var failed error
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for asked, open := 0, 0; ; {
+		select {
+		case <-next.C:
+			if asked < len(servers) {
+				server := servers[asked]
+				asked, open = asked+1, open+1
+				go func() { replies <- put(ctx, server, name, kind) }()
+				next.Reset(stagger)
+			}
+		case r := <-replies:
+			open--
+			if r.err == nil || errors.Is(r.err, ErrNoName) {
+				return r.answer, r.err
+			}
+			failed = errors.Join(failed, r.err)
+			switch {
+			case asked < len(servers):
+				next.Reset(0)
+			case open == 0:
+				return nil, failed
+			}
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("ask DNS for %s: %w", name, context.Cause(ctx)), failed)
+		}
+	}
+}
+
+// put puts a question to one server.
+func put(ctx context.Context, server, name string, kind uint16) reply {
+	ctx, cancel := context.WithTimeout(ctx, tryTime)
+	defer cancel()
+	q := new(dns.Msg)
+	q.SetQuestion(dns.Fqdn(name), kind)
+	q.SetEdns0(datagrams, false)
+	udp := dns.Client{Net: "udp", UDPSize: datagrams}
+	answer, _, err := udp.ExchangeContext(ctx, q, server)
+	if err == nil && answer.Truncated {
+		tcp := dns.Client{Net: "tcp"}
+		answer, _, err = tcp.ExchangeContext(ctx, q, server)
+	}
+	return judge(answer, err, server, name)
+}
+
+// judge says what an answer is worth.
+func judge(answer *dns.Msg, err error, server, name string) reply {
+	name = strings.TrimSuffix(name, ".")
+	switch {
+	case err != nil:
+		return reply{nil, fmt.Errorf("name server %s: %w", server, err)}
+	case answer.Rcode == dns.RcodeNameError:
+		return reply{nil, fmt.Errorf("%w: name server %s knows no %s", ErrNoName, server, name)}
+	case answer.Rcode != dns.RcodeSuccess:
+		return reply{nil, fmt.Errorf("name server %s answers %s for %s", server, dns.RcodeToString[answer.Rcode], name)}
+	}
+	return reply{answer, nil}
+}

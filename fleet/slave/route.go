@@ -1,0 +1,308 @@
+package slave
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/mounts"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/poll"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/relay"
+)
+
+// mover is what joins the kernel to a master.
+type mover interface {
+	relay.Mover
+	Run(ctx context.Context) error
+}
+
+// route is the way to the masters of one SRV name. It is awake while something is mounted through it, connected to it or has
+// lately been wished for: then a mover and a prober run. Asleep it only listens.
+type route struct {
+	key
+	agent    *Agent
+	log      zerolog.Logger
+	listener *net.TCPListener // nil: via direct
+	addr     netip.AddrPort   // of the listener
+	wake     chan struct{}    // has room for one
+
+	mu     sync.Mutex // guards what follows
+	wanted control.Want
+	mounts []mounts.Mount
+	used   time.Time
+	mover  mover // nil: asleep
+	prober *relay.Prober
+	course relay.Course // as it was when the route fell asleep
+	order  []relay.Target
+	noDNS  error                    // why DNS did not tell the masters; nil: it did, or was not asked
+	failed map[netip.AddrPort]error // why masters did not answer
+}
+
+// restTick is how often a route looks whether it may sleep, as a part of Config.Rest.
+const restTick = 8
+
+// retryAfter is the wait before a mover that has failed is made anew.
+const retryAfter = time.Second
+
+func newRoute(a *Agent, k key, rec routeRecord) *route {
+	return &route{
+		key: k, agent: a, log: a.cfg.Logger.With().Str("name", k.name).Str("via", k.via).Logger(), wake: make(chan struct{}, 1),
+		wanted: control.Want{Name: k.name, Via: k.via, DNS: rec.DNS, Masters: rec.Masters, Slave: rec.Slave},
+		used:   rec.Used, order: rec.Order, failed: make(map[netip.AddrPort]error),
+	}
+}
+
+// record is what the next agent is to know.
+func (r *route) record() routeRecord {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return routeRecord{
+		Name: r.name, Via: r.via, Port: r.addr.Port(), DNS: r.wanted.DNS, Masters: r.wanted.Masters, Slave: r.wanted.Slave,
+		Order: r.present().Order, Used: r.used.Truncate(time.Minute),
+	}
+}
+
+// present returns where the route is. The caller holds mu.
+func (r *route) present() relay.Course {
+	c := r.course
+	if r.prober != nil {
+		c = r.prober.Course()
+	}
+	if len(c.Order) == 0 {
+		c.Order = r.order
+	}
+	return c
+}
+
+// want changes what the route is told by, and wakes it.
+func (r *route) want(w control.Want) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wanted, r.used, r.noDNS = w, time.Now(), nil
+	r.rouse()
+}
+
+// mounted tells which mounts are the route's.
+func (r *route) mounted(ms []mounts.Mount) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.mounts) > 0 {
+		r.used = time.Now()
+	}
+	if r.mounts = ms; len(ms) > 0 {
+		r.rouse()
+	}
+}
+
+func (r *route) rouse() {
+	select {
+	case r.wake <- struct{}{}:
+	default: // it is being waked
+	}
+}
+
+// run works, and sleeps when there is nothing to do, until ctx ends.
+func (r *route) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := r.sleep(ctx); err != nil {
+			r.log.Error().Err(err).Msg("cannot wait for the kernel")
+		} else if err = r.work(ctx); err != nil {
+			r.log.Error().Err(err).Msg("the way to the masters has failed: making it anew")
+		} else {
+			continue
+		}
+		select {
+		case <-time.After(retryAfter):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// sleep returns when somebody wants the route: by a wish, by a mount, or by connecting.
+func (r *route) sleep(ctx context.Context) error {
+	if r.listener == nil {
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	connected := make(chan error, 1)
+	go func() { connected <- connecting(waiting, r.listener) }()
+	select {
+	case err := <-connected:
+		return err
+	case <-r.wake:
+	case <-ctx.Done():
+	}
+	cancel()
+	<-connected
+	return nil
+}
+
+// connecting returns when somebody has connected to a listener and waits to be accepted, or ctx ends.
+func connecting(ctx context.Context, ln *net.TCPListener) error {
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var waited error
+	// Control keeps the descriptor open meanwhile. ln.File would make it blocking for everybody who has it.
+	err = raw.Control(func(fd uintptr) {
+		p, err := poll.New(fd, unix.POLLIN)
+		if err != nil {
+			waited = err
+			return
+		}
+		defer p.Close() //nolint:errcheck // nothing is lost
+		waited = p.Wait(ctx)
+	})
+	return errors.Join(err, waited)
+}
+
+// work keeps the kernel on a living master until nobody wants the route any more.
+func (r *route) work(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	m, err := r.newMover()
+	if err != nil {
+		return err
+	}
+	p := relay.NewProber(relay.ProberConfig{
+		Relay: m, Dial: r.dial, Discover: r.discover, Targets: r.targets(), Logger: r.log,
+	})
+	r.awake(m, p)
+	defer r.asleep()
+	ended := make(chan error, 2)
+	go func() { ended <- m.Run(ctx) }()
+	go func() { ended <- p.Run(ctx) }()
+	tick := time.NewTicker(r.agent.cfg.Rest / restTick)
+	defer tick.Stop()
+	for running := 2; running > 0; {
+		select {
+		case e := <-ended:
+			err = cmp.Or(err, e)
+			running--
+			cancel()
+		case <-r.wake:
+		case <-tick.C:
+			if r.unwanted(m) {
+				cancel()
+			}
+		}
+	}
+	return err
+}
+
+func (r *route) newMover() (mover, error) {
+	if r.via == control.Direct {
+		return nil, errors.New("via direct is not there yet")
+	}
+	insecure := r.agent.cfg.Insecure
+	return relay.New(relay.Config{
+		Listener: r.listener, Dialer: relay.Dialer{Insecure: insecure}, Insecure: insecure, Logger: r.log,
+	}), nil
+}
+
+func (r *route) awake(m mover, p *relay.Prober) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mover, r.prober = m, p
+	r.used = time.Now()
+}
+
+func (r *route) asleep() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.course = r.present()
+	r.course.Target = relay.Target{}
+	r.mover, r.prober = nil, nil
+	clear(r.failed)
+}
+
+// unwanted says whether the route may sleep.
+func (r *route) unwanted(m mover) bool {
+	conns := m.Flow().Conns
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if conns > 0 || len(r.mounts) > 0 {
+		r.used = time.Now()
+	}
+	return time.Since(r.used) > r.agent.cfg.Rest
+}
+
+// ready waits until a master answers.
+func (r *route) ready(ctx context.Context) (control.Route, error) {
+	began := time.Now()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		r.mu.Lock()
+		awake, c, noDNS := r.prober != nil, r.present(), r.noDNS
+		r.mu.Unlock()
+		switch {
+		case awake && c.Target.Addr.IsValid() && !c.Lost:
+			route := control.Route{Addr: r.addr, Master: c.Target.String()}
+			if r.listener == nil {
+				route.Addr = c.Target.Addr
+			}
+			return route, nil
+		case errors.Is(noDNS, errNoName) && len(c.Order) == 0:
+			return control.Route{}, fmt.Errorf("%w", noDNS)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return control.Route{}, r.explain(c, time.Since(began))
+		}
+	}
+}
+
+// explain says why no master answers.
+func (r *route) explain(c relay.Course, waited time.Duration) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	waited = waited.Round(100 * time.Millisecond)
+	if len(c.Order) == 0 {
+		if r.noDNS != nil {
+			return fmt.Errorf("%w: cannot look %s up: %w", control.ErrNoMaster, r.name, r.noDNS)
+		}
+		return fmt.Errorf("%w: DNS has not told within %s who they are", control.ErrNoMaster, waited)
+	}
+	err := fmt.Errorf("%w within %s", control.ErrNoMaster, waited)
+	for i, t := range c.Order {
+		if i == 3 && len(c.Order) > 4 {
+			return fmt.Errorf("%w; and %d more", err, len(c.Order)-i)
+		}
+		why := r.failed[t.Addr]
+		if why == nil {
+			why = errors.New("no answer")
+		}
+		if t.Name != "" {
+			err = fmt.Errorf("%w; %s at %s: %w", err, t.Name, t.Addr, why)
+		} else {
+			err = fmt.Errorf("%w; %s: %w", err, t.Addr, why)
+		}
+	}
+	return err
+}
+
+// same says whether two states say the same.
+func (s state) same(o state) bool {
+	return s.Boot == o.Boot && slices.EqualFunc(s.Routes, o.Routes, func(a, b routeRecord) bool {
+		return a.Name == b.Name && a.Via == b.Via && a.Port == b.Port && a.Slave == b.Slave && a.Used.Equal(b.Used) &&
+			slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Masters, b.Masters) && slices.Equal(a.Order, b.Order)
+	})
+}

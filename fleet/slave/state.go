@@ -1,0 +1,99 @@
+package slave
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/relay"
+)
+
+// state is what an agent leaves to the next one.
+type state struct {
+	Format int           `json:"format"`
+	Boot   string        `json:"boot"` // of which start of the machine it speaks
+	Routes []routeRecord `json:"routes"`
+}
+
+// routeRecord is a route in the state. After a reboot only its name and port count.
+type routeRecord struct {
+	Name    string         `json:"name"`
+	Via     string         `json:"via"`
+	Port    uint16         `json:"port,omitempty"`
+	DNS     []string       `json:"dns,omitempty"`
+	Masters []string       `json:"masters,omitempty"`
+	Slave   string         `json:"slave,omitempty"`
+	Order   []relay.Target `json:"order,omitempty"` // as the masters or DNS last said
+	Used    time.Time      `json:"used"`
+}
+
+const (
+	stateFormat = 1
+	stateFile   = "agent.json"
+)
+
+// loadState reads the state; a missing one is empty. What cannot be read is an error, and an empty state.
+func loadState(dir string) (state, error) {
+	empty := state{Format: stateFormat}
+	b, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return empty, nil
+	}
+	var s state
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err == nil && s.Format != stateFormat {
+		err = fmt.Errorf("format %d is not known", s.Format)
+	}
+	if err != nil {
+		return empty, fmt.Errorf("read the agent's state: %w", err)
+	}
+	return s, nil
+}
+
+// save writes the state.
+func (s state) save(dir string) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the agent's state: %w", err)
+	}
+	if err := renameio.WriteFile(filepath.Join(dir, stateFile), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write the agent's state: %w", err)
+	}
+	return nil
+}
+
+// stateDir returns the first of some directories that can be written to, and makes it.
+func stateDir(dirs ...string) (string, error) {
+	var failed error
+	for _, dir := range dirs {
+		err := os.MkdirAll(dir, 0o700)
+		if err == nil {
+			var f *os.File
+			if f, err = os.CreateTemp(dir, ".writable-*"); err == nil {
+				f.Close()
+				os.Remove(f.Name()) //nolint:errcheck // it is empty
+				return dir, nil
+			}
+		}
+		failed = errors.Join(failed, err)
+	}
+	return "", fmt.Errorf("no directory for the agent's state: %w", failed)
+}
+
+// bootID is made anew at each start of the machine.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
+}
