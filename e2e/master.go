@@ -28,7 +28,7 @@ type MasterConfig struct {
 // Master is an nfs-fleet process with what it needs to be started again: same directory, same ports.
 type Master struct {
 	MasterConfig
-	NFS, HTTP, Peer, EtcdClient, EtcdPeer string // host:port
+	NFS, HTTP, Peer, DNS, EtcdClient, EtcdPeer string // host:port
 
 	t    testing.TB
 	bin  string
@@ -57,10 +57,10 @@ func NewMaster(t testing.TB, c MasterConfig) *Master {
 	m.web = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: c.Host.dial, DisableKeepAlives: true}}
 	if c.Host != nil {
 		// Nobody else lives in its namespace: the ports are the product's own.
-		m.NFS, m.HTTP, m.Peer, m.EtcdClient, m.EtcdPeer = "0.0.0.0:2049", "127.0.0.1:7049", "0.0.0.0:7050", "127.0.0.1:2379", "0.0.0.0:2380"
+		m.NFS, m.HTTP, m.Peer, m.DNS, m.EtcdClient, m.EtcdPeer = "0.0.0.0:2049", "127.0.0.1:7049", "0.0.0.0:7050", "0.0.0.0:5353", "127.0.0.1:2379", "0.0.0.0:2380"
 	} else {
-		p := freePorts(t, 5)
-		m.NFS, m.HTTP, m.Peer, m.EtcdClient, m.EtcdPeer = p[0], p[1], p[2], p[3], p[4]
+		p := freePorts(t, 6)
+		m.NFS, m.HTTP, m.Peer, m.EtcdClient, m.EtcdPeer, m.DNS = p[0], p[1], p[2], p[3], p[4], p[5]
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -97,7 +97,7 @@ func freePorts(t testing.TB, n int) []string {
 // args is the command line of serve.
 func (m *Master) args() []string {
 	args := []string{m.bin, "serve", "--name", m.Name, "--fleet", m.Fleet, "--data-dir", m.DataDir,
-		"--listen-nfs", m.NFS, "--listen-http", m.HTTP, "--listen-peer", m.Peer, "--log-format", "json"}
+		"--listen-nfs", m.NFS, "--listen-http", m.HTTP, "--listen-peer", m.Peer, "--listen-dns", m.DNS, "--log-format", "json"}
 	if !strings.Contains(strings.Join(m.Flags, " "), "--etcd ") {
 		args = append(args, "--etcd-client-listen", m.EtcdClient, "--etcd-peer-listen", m.EtcdPeer)
 	}

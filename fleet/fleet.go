@@ -157,8 +157,9 @@ type Master struct {
 	Name      string      `json:"name"`
 	Address   string      `json:"address"` // host or IP address that slaves and peers reach it by
 	NFSPort   int         `json:"nfs_port"`
-	HTTP      string      `json:"http"` // host:port of its console
-	Peer      string      `json:"peer"` // host:port of its peer listener
+	HTTP      string      `json:"http"`             // host:port of its console
+	Peer      string      `json:"peer"`             // host:port of its peer listener
+	Domain    string      `json:"domain,omitempty"` // that it is set to answer DNS questions for; "": none
 	Instance  string      `json:"instance"`
 	Slots     int         `json:"slots"` // slaves that it takes before others are fuller
 	Version   string      `json:"version"`

@@ -16,6 +16,7 @@ func bindSettings(fs *pflag.FlagSet, c *master.Config) {
 	fs.StringVar(&c.Fleet, "fleet", c.Fleet, "the fleet's `name`")
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` of this master's data, kept across restarts")
 	fs.StringVar(&c.Advertise, "advertise", c.Advertise, "`host` name or IP address that others reach this master by (default: found out)")
+	fs.StringVar(&c.Domain, "domain", c.Domain, "the fleet's `domain` in DNS, the same on all masters (default: what another master is set to, or nfs-fleet.internal)")
 	fs.DurationVar(&c.LeaseTTL, "lease-ttl", c.LeaseTTL, "time after which a silent master counts as lost; at least 2s")
 	fs.StringVar(&c.Join, "join", c.Join, "`token` by which this master joins a fleet: \"nfs-fleet token create --join\" on one of its masters prints it")
 	fs.Var(sources{c, map[string]bool{}}, "source", "publish a directory: `SHARD=DIR[,mode=manual]`; repeatable")
@@ -23,6 +24,7 @@ func bindSettings(fs *pflag.FlagSet, c *master.Config) {
 	fs.StringVar(&c.Listen.NFS, "listen-nfs", c.Listen.NFS, "`host:port` for NFS and MOUNT")
 	fs.StringVar(&c.Listen.HTTP, "listen-http", c.Listen.HTTP, "`host:port` for these commands, on this machine only, and for health and metrics")
 	fs.StringVar(&c.Listen.Peer, "listen-peer", c.Listen.Peer, "`host:port` for other masters, and for publishing with a token, over TLS")
+	fs.StringVar(&c.Listen.DNS, "listen-dns", c.Listen.DNS, "`host:port` for DNS, over UDP and TCP, or off; the default waits while another program has the port")
 	fs.StringVar(&c.Listen.Portmap, "listen-portmap", c.Listen.Portmap, "`host:port` for a portmapper (usually :111), or off")
 
 	fs.StringSliceVar(&c.Etcd.Endpoints, "etcd", c.Etcd.Endpoints, "`URLs` of a running etcd, comma-separated (default: an etcd inside this process)")

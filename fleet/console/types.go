@@ -15,6 +15,7 @@ type Status struct {
 	Version  string         `json:"version"`
 	Time     time.Time      `json:"time"` // the answering master's clock
 	Etcd     EtcdStatus     `json:"etcd"`
+	DNS      DNSStatus      `json:"dns"`
 	Shards   []ShardStatus  `json:"shards"`  // by name
 	Masters  []MasterStatus `json:"masters"` // by name, the lost ones too; the answering master is always one of them
 	Warnings []string       `json:"warnings"`
@@ -27,6 +28,13 @@ type EtcdStatus struct {
 	Healthy   bool     `json:"healthy"`
 	Error     string   `json:"error,omitempty"` // why not
 	Revision  int64    `json:"revision"`        // of the view that this status was made from
+}
+
+// DNSStatus is how the answering master answers DNS questions.
+type DNSStatus struct {
+	Address string `json:"address"` // host:port; "" when it does not
+	Domain  string `json:"domain"`  // of the fleet; "" while nothing is known of the fleet
+	Error   string `json:"error,omitempty"`
 }
 
 // ShardStatus is one shard: the head as the fleet knows it, and what the answering master makes of it.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/dns"
 	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 )
 
@@ -29,6 +30,7 @@ type Config struct {
 	Fleet     string                  `yaml:"fleet"`     // the fleet's name, and with that its prefix in etcd
 	DataDir   string                  `yaml:"data_dir"`  // one master's, kept across restarts
 	Advertise string                  `yaml:"advertise"` // host or IP address that others reach this master by; "": found out
+	Domain    string                  `yaml:"domain"`    // of the fleet, in DNS; "": what other masters are set to, or dns.DefaultDomain
 	LeaseTTL  time.Duration           `yaml:"lease_ttl"` // after which a silent master counts as lost
 	Join      string                  `yaml:"join"`      // the token by which this master becomes one of a fleet's; not used again once it has
 	Sources   map[string]SourceConfig `yaml:"sources"`   // by shard
@@ -80,6 +82,7 @@ type ListenConfig struct {
 	NFS     string `yaml:"nfs"`
 	HTTP    string `yaml:"http"`
 	Peer    string `yaml:"peer"`    // other masters, and whoever has a token, over TLS
+	DNS     string `yaml:"dns"`     // "off": no DNS
 	Portmap string `yaml:"portmap"` // "off": no portmapper
 }
 
@@ -128,6 +131,12 @@ type LogConfig struct {
 // PortmapOff is the ListenConfig.Portmap that turns the portmapper off.
 const PortmapOff = "off"
 
+// DNSOff is the ListenConfig.DNS that turns DNS off.
+const DNSOff = "off"
+
+// defaultDNS is where DNS is answered by default.
+const defaultDNS = ":5353"
+
 // MinLeaseTTL is the shortest lease that etcd can be trusted to keep.
 const MinLeaseTTL = 2 * time.Second
 
@@ -139,7 +148,7 @@ func Default() Config {
 	return Config{
 		Name: defaultName(), Fleet: "default", DataDir: defaultDataDir(dataDirName), LeaseTTL: 5 * time.Second,
 		Sources:   map[string]SourceConfig{},
-		Listen:    ListenConfig{NFS: ":2049", HTTP: "127.0.0.1:7049", Peer: ":7050", Portmap: PortmapOff},
+		Listen:    ListenConfig{NFS: ":2049", HTTP: "127.0.0.1:7049", Peer: ":7050", DNS: defaultDNS, Portmap: PortmapOff},
 		Etcd:      EtcdConfig{ClientListen: "127.0.0.1:2379", PeerListen: ":2380"},
 		NewShards: ShardConfig{KeepGenerations: 10, KeepFor: 24 * time.Hour, MinCopies: 2, Squash: fleet.SquashNone},
 		Scan:      ScanConfig{Quiet: 500 * time.Millisecond, MaxWait: 30 * time.Second, Rescan: 10 * time.Minute},
@@ -233,6 +242,11 @@ func (c Config) validateNames() error {
 	if c.DataDir == "" {
 		return errors.New("--data-dir is empty: name a directory that this master keeps across restarts")
 	}
+	if c.Domain != "" {
+		if err := dns.ValidDomain(c.Domain); err != nil {
+			return fmt.Errorf("--domain: %w", err)
+		}
+	}
 	if strings.ContainsAny(c.Advertise, "/: \t\n") {
 		if _, err := netip.ParseAddr(c.Advertise); err != nil {
 			return fmt.Errorf("--advertise %q: give a host name or an IP address, without a port", c.Advertise)
@@ -261,10 +275,10 @@ func (c Config) validateJoin() error {
 
 func (c Config) validateListen() error {
 	for _, l := range []struct{ flag, address string }{
-		{"listen-nfs", c.Listen.NFS}, {"listen-http", c.Listen.HTTP}, {"listen-peer", c.Listen.Peer}, {"listen-portmap", c.Listen.Portmap},
+		{"listen-nfs", c.Listen.NFS}, {"listen-http", c.Listen.HTTP}, {"listen-peer", c.Listen.Peer}, {"listen-dns", c.Listen.DNS}, {"listen-portmap", c.Listen.Portmap},
 		{"etcd-client-listen", c.Etcd.ClientListen}, {"etcd-peer-listen", c.Etcd.PeerListen},
 	} {
-		if l.flag == "listen-portmap" && l.address == PortmapOff {
+		if l.address == "off" && (l.flag == "listen-portmap" || l.flag == "listen-dns") {
 			continue
 		}
 		if err := validAddress(l.address); err != nil {

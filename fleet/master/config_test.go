@@ -164,6 +164,8 @@ func TestValidate(t *testing.T) {
 		"--listen-nfs \"\"|host:port":        func(c *Config) { c.Listen.NFS = "" },
 		"--listen-http|0 to 65535":           func(c *Config) { c.Listen.HTTP = "127.0.0.1:99999" },
 		"--listen-portmap|host:port":         func(c *Config) { c.Listen.Portmap = "on" },
+		"--listen-dns|host:port":             func(c *Config) { c.Listen.DNS = "on" },
+		"--domain|host name":                 func(c *Config) { c.Domain = "prod example" },
 		"--listen-peer|host:port":            func(c *Config) { c.Listen.Peer = "7050" },
 		"--join|begins with nfj1_":           func(c *Config) { c.Join = "secret" },
 		"--join|publish token":               func(c *Config) { c.Join = joinToken(trust.Publish, "m1:7050") },
@@ -210,6 +212,8 @@ func TestValidateAccepts(t *testing.T) {
 		"IPv6 everywhere": func(c *Config) { c.Listen.NFS, c.Advertise = "[::]:2049", "2001:db8::1" },
 		"a free port":     func(c *Config) { c.Listen.NFS, c.Listen.HTTP = "127.0.0.1:0", "127.0.0.1:0" },
 		"a portmapper":    func(c *Config) { c.Listen.Portmap = ":111" },
+		"no DNS":          func(c *Config) { c.Listen.DNS = DNSOff },
+		"a domain":        func(c *Config) { c.Domain = "prod.example." },
 		"a secured etcd": func(c *Config) {
 			c.Etcd = EtcdConfig{[]string{"https://a:1", "b:2"}, "c", "k", "ca", "u:p", ":1", ":2", ""}
 		},

@@ -179,13 +179,7 @@ func (m *Master) runTerms(ctx context.Context) error {
 
 // announce keeps this master's records in etcd current.
 func (m *Master) announce() {
-	self := m.self()
-	serves := map[string]uint64{}
-	for _, s := range m.allShards() {
-		if n := s.replica.Status().Serves(); n > 0 {
-			serves[s.name] = n
-		}
-	}
+	self, serves := m.self(), m.serves()
 	keys := m.registry.Keys()
 	m.put(keys.Master(m.cfg.Name), self)
 	m.put(keys.Replica(m.cfg.Name), fleet.Replica{Master: m.cfg.Name, Serves: serves})
@@ -211,7 +205,7 @@ func (m *Master) self() fleet.Master {
 	}
 	self := fleet.Master{
 		Name: m.cfg.Name, Address: m.address, NFSPort: m.nfsPort, HTTP: net.JoinHostPort(m.address, m.httpPort),
-		Peer: net.JoinHostPort(m.address, m.peerPort), Instance: m.instance, Slots: defaultSlots, Version: m.version,
+		Peer: net.JoinHostPort(m.address, m.peerPort), Domain: m.cfg.Domain, Instance: m.instance, Slots: defaultSlots, Version: m.version,
 		Formats: objectFormats, StartedAt: m.started, State: state, Sources: slices.AppendSeq([]string{}, maps.Keys(m.cfg.Sources)),
 	}
 	if m.member != nil {

@@ -17,6 +17,8 @@ import (
 type listeners struct {
 	nfs, http  net.Listener
 	peer       net.Listener
+	dns        *dnsSockets    // nil: off, or not yet
+	dnsLater   error          // why not yet
 	portmapTCP net.Listener   // nil: off
 	portmapUDP net.PacketConn // nil: off
 }
@@ -29,6 +31,9 @@ func openListeners(c ListenConfig) (*listeners, error) {
 	}
 	if err == nil {
 		l.peer, err = listen("--listen-peer", c.Peer)
+	}
+	if err == nil {
+		l.dns, l.dnsLater, err = listenDNS(c.DNS)
 	}
 	if err == nil && c.Portmap != PortmapOff {
 		if l.portmapTCP, err = listen("--listen-portmap", c.Portmap); err == nil {
@@ -62,6 +67,7 @@ func explain(flag, address string, err error) error {
 }
 
 func (l *listeners) close() {
+	l.dns.close()
 	for _, c := range []interface{ Close() error }{l.nfs, l.http, l.peer, l.portmapTCP, l.portmapUDP} {
 		if c != nil {
 			c.Close() // closed by its server already, or never used

@@ -53,6 +53,7 @@ type Master struct {
 	mounts   *mountTable
 	slaves   *slaveBook
 	metrics  *metrics
+	dns      atomic.Pointer[nameserver] // nil: off
 	console  *console.Server
 	uploads  *uploads
 	prune    chan struct{} // a generation went past retention
@@ -70,11 +71,14 @@ type Master struct {
 	files       atomic.Pointer[trust.Files] // of the credentials, for the embedded etcd
 	links       *links
 	fetcher     *peer.Fetcher
-	member      *etcd.Member    // nil: etcd is elsewhere
-	etcdPeer    string          // URL by which other members reach it
-	routes      *etcd.Routes    // to the other masters, kept on disk
-	base        context.Context // ends when the master stops: for what is done for other masters
-	standing    chan struct{}   // runStanding is to look again
+	member      *etcd.Member          // nil: etcd is elsewhere
+	etcdPeer    string                // URL by which other members reach it
+	routes      *etcd.Routes          // to the other masters, kept on disk
+	base        context.Context       // ends when the master stops: for what is done for other masters
+	standing    chan struct{}         // runStanding is to look again
+	guiding     chan struct{}         // runGuide is to look again
+	guide       atomic.Pointer[guide] // nil: etcd has never answered
+	addresses   *addressBook          // of masters
 	steppedDown atomic.Bool
 	confirmedAt time.Time   // when another master last said that it has a lease and this one has none; only runStepDown uses it
 	foreign     atomic.Bool // etcd holds another fleet than the one of this disk
@@ -104,7 +108,7 @@ var errNotAsked = errors.New("not asked yet")
 func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) error {
 	m := &Master{
 		cfg: cfg, version: version, started: time.Now().UTC(), log: log.With().Str("master", cfg.Name).Logger(), plain: log,
-		prune: make(chan struct{}, 1), fatal: make(chan error, 1), open: make(chan struct{}), standing: make(chan struct{}, 1),
+		prune: make(chan struct{}, 1), fatal: make(chan error, 1), open: make(chan struct{}), standing: make(chan struct{}, 1), guiding: make(chan struct{}, 1),
 		lostSince: map[string]time.Time{}, witnesses: map[string]int{},
 		shards: map[string]*shard{}, terms: map[string]*election.Term{}, warned: map[string]bool{}, changed: make(chan struct{}), etcdErr: errNotAsked,
 	}
@@ -146,6 +150,7 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 	}
 	deadline := time.Now().Add(stopLimit)
 	m.draining.Store(true)
+	m.guideSoon()
 	if err == nil {
 		m.farewell()
 	}
@@ -216,6 +221,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	m.mounts = newMountTable(m.cfg.Name, m.registry, m.log)
 	m.slaves = newSlaveBook(m.cfg.Name, m.address, m.nfsPort, m.slaveRecord)
 	m.metrics = newMetrics(m)
+	m.addresses = newAddressBook(lookUpHost, m.guideSoon, m.log)
 	m.uploads = newUploads(m.store)
 	m.console = console.NewServer(console.Config{
 		Control: control{m}, Metrics: m.metrics.registry, Logger: m.log, Name: m.cfg.Name, Leader: m.leaderOf, Peer: m.links.client,
@@ -239,6 +245,8 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	})
 	parts.start("terms", m.runTerms)
 	parts.start("standing", m.runStanding)
+	parts.start("addresses", m.addresses.run)
+	parts.start("guide", m.runGuide)
 	parts.start("step-down", m.runStepDown)
 	parts.start("mounts", func(ctx context.Context) error { return m.mounts.run(ctx, m.connected) })
 	parts.start("care", m.runCare)
@@ -246,6 +254,9 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	parts.start("stale", m.serveStale)
 	parts.start("nfs", func(ctx context.Context) error { return m.exporter.Serve(ctx, l.nfs) })
 	parts.start("peers", func(ctx context.Context) error { return m.servePeers(ctx, l.peer) })
+	if l.dns != nil || l.dnsLater != nil {
+		parts.start("dns", func(ctx context.Context) error { return m.runDNS(ctx, l.dns, l.dnsLater) })
+	}
 	m.startPortmap(parts, l)
 	return m.startConsole(parts, l)
 }

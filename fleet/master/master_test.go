@@ -33,7 +33,7 @@ func testConfig(t *testing.T) Config {
 	t.Helper()
 	c := Default()
 	c.Name, c.DataDir, c.LeaseTTL = "m1", filepath.Join(t.TempDir(), "data"), 10*time.Second // more than a busy machine keeps a renewal waiting
-	c.Listen = ListenConfig{NFS: etcdtest.FreeAddress(), HTTP: etcdtest.FreeAddress(), Peer: etcdtest.FreeAddress(), Portmap: PortmapOff}
+	c.Listen = ListenConfig{NFS: etcdtest.FreeAddress(), HTTP: etcdtest.FreeAddress(), Peer: etcdtest.FreeAddress(), DNS: DNSOff, Portmap: PortmapOff}
 	c.Etcd.ClientListen, c.Etcd.PeerListen = etcdtest.FreeAddress(), etcdtest.FreeAddress()
 	c.Scan.Quiet = 20 * time.Millisecond
 	src := t.TempDir()

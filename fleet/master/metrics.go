@@ -82,12 +82,16 @@ var (
 	descObjects    = prometheus.NewDesc("nfs_fleet_store_objects", "Objects in the store.", nil, nil)
 	descStore      = prometheus.NewDesc("nfs_fleet_store_bytes", "Bytes that the store takes on disk.", nil, nil)
 	descFree       = prometheus.NewDesc("nfs_fleet_store_free_bytes", "Bytes free on the store's file system.", nil, nil)
+	descQuestions  = prometheus.NewDesc("nfs_fleet_dns_questions_total", "DNS questions that came in.", []string{"transport"}, nil)
+	descLimited    = prometheus.NewDesc("nfs_fleet_dns_limited_total", "DNS questions over the rate of their network.", nil, nil)
+	descUnanswered = prometheus.NewDesc("nfs_fleet_dns_unanswered_total", "DNS messages that were no questions.", nil, nil)
+	descDNSConns   = prometheus.NewDesc("nfs_fleet_dns_connections", "Open TCP connections for DNS.", nil, nil)
 	descEtcd       = prometheus.NewDesc("nfs_fleet_etcd_healthy", "1 when etcd answers.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConns, descRefused, descGeneration, descFiles, descLeads, descObjects, descStore, descFree, descEtcd} {
+	for _, d := range []*prometheus.Desc{descConns, descRefused, descGeneration, descFiles, descLeads, descObjects, descStore, descFree, descEtcd, descQuestions, descLimited, descUnanswered, descDNSConns} {
 		c <- d
 	}
 }
@@ -104,12 +108,29 @@ func (g *gauges) Collect(c chan<- prometheus.Metric) {
 	gauge(descStore, float64(disk.Disk))
 	gauge(descFree, float64(disk.Free))
 	gauge(descEtcd, truth(g.m.etcdProblem() == nil))
+	g.collectDNS(c)
 	for _, s := range g.m.allShards() {
 		st := s.replica.Status()
 		gauge(descGeneration, float64(st.Head.Number), s.name)
 		gauge(descFiles, float64(st.Head.Files), s.name)
 		gauge(descLeads, truth(st.Epoch != 0), s.name)
 	}
+}
+
+func (g *gauges) collectDNS(c chan<- prometheus.Metric) {
+	n := g.m.dns.Load()
+	if n == nil || n.server == nil {
+		return
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	st := n.server.Stats()
+	count(descQuestions, st.UDP, "udp")
+	count(descQuestions, st.TCP, "tcp")
+	count(descLimited, st.Limited)
+	count(descUnanswered, st.Unanswered)
+	c <- prometheus.MustNewConstMetric(descDNSConns, prometheus.GaugeValue, float64(st.Connections))
 }
 
 func truth(b bool) float64 {

@@ -284,6 +284,7 @@ func (m *Master) reconcile(ctx context.Context, v fleet.View) error {
 	m.reconciled = v
 	m.tellLocked()
 	m.mu.Unlock()
+	m.guideSoon()
 	return errors.Join(errs...)
 }
 
@@ -393,6 +394,7 @@ func (m *Master) flipped() {
 	m.export()
 	m.announce()
 	m.standSoon()
+	m.guideSoon()
 }
 
 // export tells the exporter which volumes there are. Before the doors are open there are none.

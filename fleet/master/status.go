@@ -48,7 +48,7 @@ func (c control) picture() picture {
 func (c control) Status(ctx context.Context) (console.Status, error) {
 	p := c.picture()
 	st := console.Status{
-		Fleet: c.cfg.Fleet, ID: p.id, Master: c.cfg.Name, Version: c.version, Time: p.now, Etcd: c.etcdStatus(p),
+		Fleet: c.cfg.Fleet, ID: p.id, Master: c.cfg.Name, Version: c.version, Time: p.now, Etcd: c.etcdStatus(p), DNS: c.dnsStatus(),
 		Shards: []console.ShardStatus{}, Masters: c.masterStatuses(p), Warnings: []string{},
 	}
 	c.askOthers(ctx, st.Masters)
@@ -67,6 +67,7 @@ func (c control) Status(ctx context.Context) (console.Status, error) {
 	if c.steppedDown.Load() {
 		st.Warnings = append(st.Warnings, errSteppedDown.Error())
 	}
+	st.Warnings = append(st.Warnings, c.dnsWarnings(p, st.DNS)...)
 	for _, key := range slices.Sorted(maps.Keys(p.view.Problems)) {
 		st.Warnings = append(st.Warnings, p.view.Problems[key].Error())
 	}

@@ -34,6 +34,7 @@ func (m *Master) stepDown(ctx context.Context) {
 	}
 	if lease.Alive || lease.ID == 0 {
 		if m.steppedDown.Swap(false) {
+			m.guideSoon()
 			m.log.Info().Msg("this master has a lease again: serving")
 		}
 		return
@@ -51,6 +52,7 @@ func (m *Master) stepDown(ctx context.Context) {
 		return
 	}
 	m.steppedDown.Store(now)
+	m.guideSoon()
 	if !now {
 		m.log.Warn().Int64("lease_age_ms", lease.Age.Milliseconds()).Msg("no other master confirms a lease any more: serving again")
 		return
