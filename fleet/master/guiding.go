@@ -49,8 +49,10 @@ func (m *Master) makeGuide(p *pace) {
 	if v.Revision == 0 {
 		return
 	}
-	now := time.Now()
-	p.note(v, now)
+	if lease := m.election.Lease(); lease.ID != 0 {
+		p.advance(time.Now().Add(-lease.Age), max(behindMoment, lease.TTL)/2)
+	}
+	p.note(v)
 	self, own := m.self(), m.serves()
 	domain, others := domainOf(m.cfg.Domain, v.Masters)
 	for _, other := range others {
@@ -62,9 +64,9 @@ func (m *Master) makeGuide(p *pace) {
 		view: v, self: self, away: m.draining.Load() || m.steppedDown.Load(), domain: domain, addresses: m.addressesOf,
 		keeps: func(master string) bool {
 			if master == self.Name {
-				return p.keeps(v, own, now)
+				return p.keeps(v, own)
 			}
-			return p.keeps(v, v.Replicas[master].Serves, now)
+			return p.keeps(v, v.Replicas[master].Serves)
 		},
 	}))
 }

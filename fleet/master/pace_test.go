@@ -49,10 +49,12 @@ func TestPace(t *testing.T) {
 	} {
 		var p pace
 		for _, m := range tc.moves {
-			p.note(headsAt(m.head), began.Add(m.after))
+			p.advance(began.Add(m.after), time.Hour)
+			p.note(headsAt(m.head))
 		}
+		p.advance(began.Add(tc.at), time.Hour)
 		last := tc.moves[len(tc.moves)-1].head
-		if got := p.keeps(headsAt(last), map[string]uint64{"www": tc.serves}, began.Add(tc.at)); got != tc.want {
+		if got := p.keeps(headsAt(last), map[string]uint64{"www": tc.serves}); got != tc.want {
 			t.Errorf("%s: %v", tc.name, got)
 		}
 		if n := len(p.moves["www"]); n > 8 {
@@ -63,9 +65,33 @@ func TestPace(t *testing.T) {
 
 func TestPaceForgetsDeletedShards(t *testing.T) {
 	var p pace
-	p.note(headsAt(7), time.Unix(1000, 0))
-	p.note(fleet.View{}, time.Unix(1001, 0))
+	p.note(headsAt(7))
+	p.note(fleet.View{})
 	if len(p.moves) != 0 {
 		t.Errorf("remembered: %v", p.moves)
+	}
+}
+
+// While etcd is away nobody can say that it has caught up.
+func TestPaceWithoutEtcd(t *testing.T) {
+	var p pace
+	began := time.Unix(1000, 0)
+	late := map[string]uint64{"www": 6}
+	for i := range 60 { // etcd answers for a second, and then no more
+		p.advance(began.Add(time.Duration(min(i, 10))*100*time.Millisecond), 2*time.Second)
+		p.note(headsAt(7))
+	}
+	if !p.keeps(headsAt(7), late) {
+		t.Error("a master is called slow while etcd is away")
+	}
+	p.advance(began.Add(time.Hour), 2*time.Second)
+	if !p.keeps(headsAt(7), late) {
+		t.Error("a master is called slow at the moment that etcd is back")
+	}
+	for i := range 10 {
+		p.advance(began.Add(time.Hour+time.Duration(i)*time.Second), 2*time.Second)
+	}
+	if p.keeps(headsAt(7), late) {
+		t.Error("a master that stays behind is not called so")
 	}
 }
