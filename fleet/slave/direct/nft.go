@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -17,17 +19,37 @@ import (
 // fencePrefix begins the name of every table of nftables that this package makes, and is the comment of its iptables rules.
 const fencePrefix = "nfs-fleet"
 
-// nftFence breaks connections by a rule in nftables that answers what this host sends to the peer with a reset. The table
-// that holds it belongs to a netlink socket: when that is closed, the kernel removes the table, whatever happens to the
-// process.
+// nftFence breaks connections by a rule in nftables that answers what this host sends to the peer with a reset. Every fence
+// is a table of its own. What it stops are the elements of a set that the kernel empties by itself after fenceTime, so
+// that a fence whose process died stops nobody for longer; the next process removes the table.
 type nftFence struct{ made atomic.Uint64 }
+
+// fenceTime is longer than a change can take.
+const fenceTime = changeTime + time.Second
 
 func (*nftFence) Name() string { return "nftables" }
 func (*nftFence) First() bool  { return true }
-func (*nftFence) Sweep() error { return nil }
 
-// tableOwner is NFT_TABLE_F_OWNER, since Linux 5.12.
-const tableOwner = 2
+// Sweep removes the tables of processes that are no more.
+func (*nftFence) Sweep() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	for _, t := range tables {
+		if strings.HasPrefix(t.Name, fencePrefix+".") {
+			conn.DelTable(t)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	return nil
+}
 
 // Check makes a fence before an address that nobody has, and removes it.
 func (n *nftFence) Check() error {
@@ -50,44 +72,50 @@ func (n *nftFence) Check() error {
 
 func (n *nftFence) Break(s Socket) (func() error, error) {
 	nothing := func() error { return nil }
-	conn, err := nftables.New(nftables.AsLasting())
+	conn, err := nftables.New()
 	if err != nil {
 		return nothing, fmt.Errorf("nftables: %w", err)
 	}
-	family := nftables.TableFamilyIPv4
+	family, kind := nftables.TableFamilyIPv4, nftables.TypeIPAddr
 	if s.Remote.Addr().Is6() {
-		family = nftables.TableFamilyIPv6
+		family, kind = nftables.TableFamilyIPv6, nftables.TypeIP6Addr
 	}
-	table := conn.AddTable(&nftables.Table{
-		Name:   fmt.Sprintf("%s.%d.%d", fencePrefix, os.Getpid(), n.made.Add(1)),
-		Family: family, Flags: tableOwner,
-	})
+	table := conn.AddTable(&nftables.Table{Name: fmt.Sprintf("%s.%d.%d", fencePrefix, os.Getpid(), n.made.Add(1)), Family: family})
+	silent := &nftables.Set{Table: table, Name: "silent", KeyType: kind, HasTimeout: true, Timeout: fenceTime}
+	element := nftables.SetElement{Key: s.Remote.Addr().AsSlice(), Timeout: fenceTime}
+	if err := conn.AddSet(silent, []nftables.SetElement{element}); err != nil {
+		return nothing, fmt.Errorf("nftables: %w", err)
+	}
 	chain := conn.AddChain(&nftables.Chain{
 		Name: "output", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
 	})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rejection(s.Remote)})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rejection(silent, s.Remote)})
 	if err := conn.Flush(); err != nil {
-		return nothing, fmt.Errorf("nftables: %w", errors.Join(err, conn.CloseLasting()))
+		return nothing, fmt.Errorf("nftables: %w", err)
 	}
-	return conn.CloseLasting, nil
+	return func() error {
+		conn.DelTable(table)
+		if err := conn.Flush(); err != nil {
+			return fmt.Errorf("nftables: remove the table %s: %w", table.Name, err)
+		}
+		return nil
+	}, nil
 }
 
-// rejection answers TCP to an address and port with a reset.
-func rejection(to netip.AddrPort) []expr.Any {
-	addr := to.Addr().AsSlice()
-	offset := uint32(16) // of the destination in an IPv4 header
+// rejection answers TCP to the addresses of a set and a port with a reset.
+func rejection(set *nftables.Set, to netip.AddrPort) []expr.Any {
+	offset, size := uint32(16), uint32(4) // of the destination in an IPv4 header
 	if to.Addr().Is6() {
-		offset = 24
+		offset, size = 24, 16
 	}
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(len(addr))},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: addr},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, to.Port())},
-		&expr.Counter{},
 		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	}
 }

@@ -1,0 +1,290 @@
+package direct
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// world is a System that behaves as Linux does, as far as it was seen to: reconnects at once after a reset, sleeps for
+// three seconds after a refusal, and never recovers from a silent master by itself. Times are synctest's.
+type world struct {
+	mu         sync.Mutex // guards what follows
+	changed    *sync.Cond // at every change of a lock
+	masters    map[netip.AddrPort]fate
+	transports map[string]*transport
+	mounts     []Mount
+	breakers   []Breaker
+	fenced     map[netip.Addr]int
+	cookie     uint64
+	aims       []string
+	blind      bool
+}
+
+// fate is what a master does.
+type fate int
+
+const (
+	alive fate = iota
+	silent
+	dead // its host refuses
+)
+
+// transport is one of the world's.
+type transport struct {
+	Transport
+	socket  *Socket
+	locked  bool // the kernel is connecting it
+	heardAt time.Time
+}
+
+func newWorld(masters ...netip.AddrPort) *world {
+	w := &world{masters: make(map[netip.AddrPort]fate), transports: make(map[string]*transport), fenced: make(map[netip.Addr]int)}
+	w.changed = sync.NewCond(&w.mu)
+	for _, m := range masters {
+		w.masters[m] = alive
+	}
+	w.breakers = []Breaker{&fakeDestroyer{w}}
+	return w
+}
+
+// mount makes a mount with so many connections.
+func (w *world) mount(dir, id string, to netip.AddrPort, conns int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mounts = append(w.mounts, Mount{Dir: dir, Device: "0:" + id, Addr: to})
+	for i := range conns {
+		name := id + "/xprt-" + string(rune('a'+i))
+		t := &transport{Transport: Transport{ID: name, Addr: to, LocalPort: uint16(700 + len(w.transports))}}
+		w.transports[name] = t
+		w.connect(t)
+	}
+}
+
+// connect is what the kernel does when a transport is not connected. w.mu is held.
+func (w *world) connect(t *transport) {
+	to := t.Addr
+	w.cookie++
+	t.Connected, t.locked = false, false
+	switch {
+	case w.fenced[to.Addr()] > 0 || w.masters[to] == dead:
+		t.socket = nil
+		w.later(3*time.Second, func() { w.connect(t) })
+	case w.masters[to] == silent:
+		t.locked = true
+		t.socket = &Socket{Local: w.local(t), Remote: to, State: SynSent, Cookie: w.cookie}
+	default:
+		t.socket = &Socket{Local: w.local(t), Remote: to, State: Established, Cookie: w.cookie, Received: 1}
+		t.Connected, t.heardAt = true, time.Now()
+	}
+	w.changed.Broadcast()
+}
+
+func (w *world) local(t *transport) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr("10.0.0.100"), t.LocalPort)
+}
+
+func (w *world) later(after time.Duration, do func()) {
+	time.AfterFunc(after, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		do()
+	})
+}
+
+// set changes what a master does. One that dies resets its connections, and the kernel comes back at once;
+// one that comes alive accepts who waits for it.
+func (w *world) set(m netip.AddrPort, f fate) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.masters[m] = f
+	for _, t := range w.transports {
+		if t.Addr == m && (f == dead || f == alive && t.locked) {
+			w.connect(t)
+		}
+	}
+}
+
+// call leaves so many calls unanswered on every transport.
+func (w *world) call(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.transports {
+		t.Waiting = n
+	}
+}
+
+// readable says whether every transport is connected to a master that answers.
+func (w *world) readable() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.transports {
+		if !t.Connected || t.socket == nil || w.masters[t.socket.Remote] != alive {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *world) Transports() ([]Transport, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.blind {
+		return nil, ErrUnsupported
+	}
+	var out []Transport
+	for _, t := range w.transports {
+		out = append(out, t.Transport)
+	}
+	return out, nil
+}
+
+func (w *world) Transport(id string) (Transport, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.transports[id]; t != nil {
+		return t.Transport, nil
+	}
+	return Transport{}, errors.New("gone")
+}
+
+func (w *world) Mounts() ([]Mount, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.mounts), nil
+}
+
+// Aim waits for the lock, writes the address, and ends the connection: at once when the master answers.
+func (w *world) Aim(id string, to netip.Addr) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.transports[id]
+	for t.locked {
+		w.changed.Wait()
+	}
+	w.aims = append(w.aims, id+" "+to.String())
+	t.Addr = netip.AddrPortFrom(to, t.Addr.Port())
+	t.Connected = false
+	s := t.socket
+	switch {
+	case s == nil: // it sleeps
+	case w.masters[s.Remote] == silent && w.fenced[s.Remote.Addr()] == 0:
+		s.State = 4 // FIN_WAIT1, for ever
+	default:
+		w.connect(t)
+	}
+	return nil
+}
+
+func (w *world) Sockets(port uint16) ([]Socket, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []Socket
+	for _, t := range w.transports {
+		if t.socket != nil && t.socket.Remote.Port() == port {
+			out = append(out, w.seen(t))
+		}
+	}
+	return out, nil
+}
+
+// seen is a transport's socket as it is now. w.mu is held.
+func (w *world) seen(t *transport) Socket {
+	s := *t.socket
+	if t.Waiting == 0 || w.masters[s.Remote] == alive {
+		t.heardAt = time.Now()
+	}
+	s.Silent = time.Since(t.heardAt)
+	return s
+}
+
+func (w *world) Socket(s Socket) (Socket, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.transports {
+		if t.socket != nil && t.socket.Cookie == s.Cookie {
+			return w.seen(t), nil
+		}
+	}
+	return s, syscall.ENOENT
+}
+
+func (w *world) Breakers() []Breaker { return w.breakers }
+
+// fakeDestroyer ends a connection as SOCK_DESTROY does.
+type fakeDestroyer struct{ w *world }
+
+func (*fakeDestroyer) Name() string { return "destroyer" }
+func (*fakeDestroyer) First() bool  { return false }
+func (*fakeDestroyer) Check() error { return nil }
+func (*fakeDestroyer) Sweep() error { return nil }
+
+func (f *fakeDestroyer) Break(s Socket) (func() error, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	for _, t := range f.w.transports {
+		if t.socket != nil && t.socket.Cookie == s.Cookie {
+			if s.State == SynSent { // the call that was connecting sleeps
+				t.socket, t.locked = nil, false
+				f.w.changed.Broadcast()
+				f.w.later(3*time.Second, func() { f.w.connect(t) })
+				continue
+			}
+			f.w.connect(t)
+		}
+	}
+	return func() error { return nil }, nil
+}
+
+// fakeFence resets what is sent to an address as long as it is there.
+type fakeFence struct {
+	w     *world
+	check error
+	swept bool
+}
+
+func (*fakeFence) Name() string   { return "fence" }
+func (*fakeFence) First() bool    { return true }
+func (f *fakeFence) Check() error { return f.check }
+func (f *fakeFence) Sweep() error { f.swept = true; return nil }
+
+func (f *fakeFence) Break(s Socket) (func() error, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.w.fenced[s.Remote.Addr()]++
+	return func() error {
+		f.w.mu.Lock()
+		defer f.w.mu.Unlock()
+		f.w.fenced[s.Remote.Addr()]--
+		return nil
+	}, nil
+}
+
+// written returns what was written to the transports' addresses.
+func (w *world) written() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.aims)
+}
+
+// fences says how many are there.
+func (w *world) fences() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.fenced {
+		n += f
+	}
+	return n
+}
+
+// newDirect returns a Direct that runs until the test ends, for the mounts at dirs.
+func newDirect(t *testing.T, k *Kernel, dirs ...string) *Direct {
+	d := New(Config{Kernel: k, Mounts: func() []string { return dirs }, Logger: zerolog.Nop()})
+	return run(t, d)
+}
