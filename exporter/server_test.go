@@ -280,7 +280,7 @@ type ledger struct {
 	m  []Mount
 }
 
-func (l *ledger) Mounted(shard, path string, client netip.Addr) {
+func (l *ledger) Mounted(shard, path string, client netip.Addr, _ string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.m = append(l.m, Mount{Shard: shard, Path: path, Client: client})

@@ -104,7 +104,7 @@ func TestShowmountAndRpcinfo(t *testing.T) {
 			}
 		}
 	}()
-	kept.Mounted("www", "/www/dir", netip.MustParseAddr("192.0.2.55"))
+	kept.Mounted("www", "/www/dir", netip.MustParseAddr("192.0.2.55"), "")
 	for _, c := range []struct {
 		pkg  string
 		cmd  []string

@@ -64,8 +64,8 @@ type Mount struct {
 // Mounts keeps account of who has mounted what. It is asked from many goroutines and must not block.
 type Mounts interface {
 	// Mounted says that a client has mounted a path of a shard, Unmounted that it no longer does; a shard of "" stands
-	// for all that the client has mounted.
-	Mounted(shard, path string, client netip.Addr)
+	// for all that the client has mounted. machine is what the client calls itself, any bytes; "" when it does not say.
+	Mounted(shard, path string, client netip.Addr, machine string)
 	Unmounted(shard, path string, client netip.Addr)
 	// List returns the mounts of the whole fleet.
 	List() []Mount
@@ -137,7 +137,7 @@ func (p *Program) mnt(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, err
 		return dst, nil
 	}
 	if p.cfg.Mounts != nil {
-		p.cfg.Mounts.Mounted(shardOf(dir), dir, c.Conn.Remote().Addr())
+		p.cfg.Mounts.Mounted(shardOf(dir), dir, c.Conn.Remote().Addr(), string(c.Cred.Machine))
 	}
 	dst = node.AppendHandle(rpc.AppendUint32(dst, volume.HandleSize))
 	return append(dst, 0, 0, 0, 1, 0, 0, 0, byte(rpc.AuthSys)), nil // one flavor

@@ -30,8 +30,8 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the golden transcripts in tes
 // register is a Mounts that remembers what it was told.
 type register struct{ told []string }
 
-func (r *register) Mounted(shard, path string, _ netip.Addr) {
-	r.told = append(r.told, "mounted "+shard+" "+path)
+func (r *register) Mounted(shard, path string, _ netip.Addr, machine string) {
+	r.told = append(r.told, strings.TrimSuffix("mounted "+shard+" "+path+" by "+machine, " by "))
 }
 
 func (r *register) Unmounted(shard, path string, _ netip.Addr) {
@@ -235,4 +235,15 @@ func FuzzProcedures(f *testing.F) {
 			t.Fatalf("% x: %v, %d bytes left over", out, err, left)
 		}
 	})
+}
+
+func TestMountTellsWhoMounts(t *testing.T) {
+	p, r := newProgram(t)
+	c := rpc.Call{Conn: new(rpc.Conn), Vers: Version, Proc: procMnt, Args: str("/www"), Cred: rpc.Cred{Flavor: rpc.AuthSys, Machine: []byte("web17")}}
+	if _, err := p.Append(context.Background(), &c, nil); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"mounted www /www by web17"}; !slices.Equal(r.told, want) {
+		t.Errorf("told %q, want %q", r.told, want)
+	}
 }

@@ -51,6 +51,7 @@ func (m *Master) runCare(ctx context.Context) error {
 			m.refreshTrust()
 		case <-rest.C:
 			m.uploads.endIdle()
+			m.noteMounted(time.Now())
 			if due {
 				due = m.collect(ctx) != nil
 			}

@@ -3,6 +3,7 @@ package master
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/exporter"
 	"github.com/nfs-fleet/nfs-fleet/exporter/volume"
@@ -29,8 +30,17 @@ func (s volumeStore) OpenCached(d tree.Digest) (volume.Blob, bool) {
 	return b, ok
 }
 
-// exportMounts is the mount table as the exporter wants it.
-type exportMounts struct{ *mountTable }
+// exportMounts is the mount table, and what a mount tells of a slave, as the exporter wants them.
+type exportMounts struct {
+	*mountTable
+	slaves *slaveBook
+}
+
+// Mounted implements exporter.Mounts.
+func (t exportMounts) Mounted(shard, path string, client netip.Addr, machine string) {
+	t.mountTable.Mounted(shard, path, client)
+	t.slaves.seen(mountSighting(machine, shard, path, client, time.Now()))
+}
 
 // Unmounted implements exporter.Mounts: one record a client and shard, whatever the path.
 func (t exportMounts) Unmounted(shard, _ string, client netip.Addr) {

@@ -171,7 +171,7 @@ func (m *Master) runTerms(ctx context.Context) error {
 				s.replica.SetTerm(t)
 			} else if t.Shard() == fleet.CoordinatorSubject {
 				m.log.Info().Int64("epoch", t.Epoch()).Msg("coordinating")
-				go m.coordinate(t.Context()) // ends with the term
+				go m.coordinate(t) // ends with the term
 			}
 		}
 	}

@@ -69,6 +69,7 @@ func (m *Master) makeGuide(p *pace) {
 			return p.keeps(v, v.Replicas[master].Serves)
 		},
 	}))
+	m.spreadSoon()
 }
 
 // addressesOf returns the addresses of a master's host, as far as they are known. This machine's own name may mean

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nfs-fleet/nfs-fleet/election"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
 	"github.com/nfs-fleet/nfs-fleet/fleet/spread"
@@ -284,9 +285,11 @@ func poll(ctx context.Context, every time.Duration, yes func() bool) bool {
 	return true
 }
 
-// coordinate is the coordinator's work, under its term: it keeps the leaderships even and the etcd inside the masters of
-// the right size.
-func (m *Master) coordinate(ctx context.Context) {
+// coordinate is the coordinator's work, under its term: it keeps the spread of the slaves, the leaderships even, and the
+// etcd inside the masters of the right size.
+func (m *Master) coordinate(term *election.Term) {
+	ctx := term.Context()
+	go m.keepSpread(term) // ends with the term
 	if m.member != nil {
 		go etcd.Steer(ctx, etcd.Steering{Client: m.client, Routes: m.routes, Masters: m.etcdCandidates, Logger: m.log}) // ends with the term
 	}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 	"github.com/nfs-fleet/nfs-fleet/replicator"
 	"github.com/nfs-fleet/nfs-fleet/replicator/peer"
@@ -109,6 +110,7 @@ var linkKinds = []struct {
 	{"declined", replicator.ErrDeclined}, {"older_epoch", replicator.ErrOlderEpoch}, {"no_term", replicator.ErrNoTerm},
 	{"behind", replicator.ErrBehind}, {"holding", replicator.ErrHolding}, {"too_few_copies", replicator.ErrTooFewCopies},
 	{"no_source", replicator.ErrNoSource}, {"missing", tree.ErrMissing}, {"full", store.ErrFull},
+	{"not_found", fleet.ErrNotFound}, {"conflict", fleet.ErrConflict}, {"unavailable", fleet.ErrUnavailable},
 }
 
 func kindName(err error) string {

@@ -52,6 +52,7 @@ type Master struct {
 	exporter *exporter.Server
 	mounts   *mountTable
 	slaves   *slaveBook
+	spreader atomic.Pointer[spreader] // nil: another master coordinates
 	metrics  *metrics
 	dns      atomic.Pointer[nameserver] // nil: off
 	console  *console.Server
@@ -95,6 +96,7 @@ type Master struct {
 	reconciled fleet.View           // the last view whose shards are those here
 	changed    chan struct{}        // closed, and replaced, when reconciled or terms change
 	etcdErr    error                // why etcd cannot be read now
+	backAt     time.Time            // since when etcd can be read, and this master has had a lease
 	lostSince  map[string]time.Time // by master: when its lease was seen to be gone
 	shards     map[string]*shard
 	terms      map[string]*election.Term // by shard, the latest
@@ -227,7 +229,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 		Control: control{m}, Metrics: m.metrics.registry, Logger: m.log, Name: m.cfg.Name, Leader: m.leaderOf, Peer: m.links.client,
 	})
 	m.exporter = exporter.New(exporter.Config{
-		Logger: m.log, MaxConns: m.cfg.NFS.MaxConnections, Idle: m.cfg.NFS.IdleTimeout, Mounts: exportMounts{m.mounts}, Observe: m.metrics,
+		Logger: m.log, MaxConns: m.cfg.NFS.MaxConnections, Idle: m.cfg.NFS.IdleTimeout, Mounts: exportMounts{m.mounts, m.slaves}, Observe: m.metrics,
 		Gate: steadyGate{m, newHeadGate(m.open, m.loadIfHealthy, m.awaitServed)}, Elsewhere: m.elsewhere,
 	})
 	if err := m.startElection(parts); err != nil {
@@ -249,6 +251,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	parts.start("guide", m.runGuide)
 	parts.start("step-down", m.runStepDown)
 	parts.start("mounts", func(ctx context.Context) error { return m.mounts.run(ctx, m.connected) })
+	parts.start("slaves", func(ctx context.Context) error { return m.slaves.run(ctx, m.tellCoordinator) })
 	parts.start("care", m.runCare)
 	parts.start("memory", runMemory)
 	parts.start("stale", m.serveStale)
@@ -320,6 +323,23 @@ func (m *Master) slaveRecord(name string) (fleet.Slave, bool) {
 	defer m.mu.Unlock()
 	s, ok := m.view.Slaves[name]
 	return s, ok
+}
+
+// noteMounted sees to it that slaves that have no agent, and therefore tell nothing of themselves, are not forgotten while
+// they are connected.
+func (m *Master) noteMounted(now time.Time) {
+	var connected map[netip.Addr]bool
+	for name, s := range m.lastView().Slaves {
+		if s.Mode != fleet.ModeMount || now.Sub(s.SeenAt) < seenEvery {
+			continue
+		}
+		if connected == nil {
+			connected = m.connected()
+		}
+		if connected[s.Address] {
+			m.slaves.seen(mountSighting(name, "", "", s.Address, now))
+		}
+	}
 }
 
 // elsewhere reports whether a client that cannot be answered here had better go to another master.

@@ -19,6 +19,7 @@ type metrics struct {
 	other      prometheus.Counter
 	in, out    prometheus.Counter
 	publishing *prometheus.HistogramVec
+	moved      prometheus.Counter // slaves
 }
 
 type procedureKey struct{ program, procedure uint32 }
@@ -38,13 +39,14 @@ func newMetrics(m *Master) *metrics {
 			Name: "nfs_fleet_publish_seconds", Help: "Duration of publishes, from the request or the source's quiet to the new head served.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 3, 12),
 		}, []string{"shard"}),
+		moved: prometheus.NewCounter(prometheus.CounterOpts{Name: "nfs_fleet_slave_moves_total", Help: "Slaves that this master, coordinating, has given another home."}),
 	}
 	for _, p := range exporter.Procedures() {
 		k := procedureKey{p.Program, p.Number}
 		out.calls[k] = calls.WithLabelValues(p.ProgramName, p.Name)
 		out.latency[k] = latency.WithLabelValues(p.ProgramName, p.Name)
 	}
-	r.MustRegister(calls, latency, moved, out.publishing, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &gauges{m})
+	r.MustRegister(calls, latency, moved, out.publishing, out.moved, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &gauges{m})
 	return out
 }
 

@@ -91,7 +91,11 @@ func (m *Master) peerHandler() http.Handler {
 		return nothing{}, err
 	})
 	mux.Handle("POST "+pathLease, answer(m.base, func(context.Context, *http.Request, func()) (leaseReport, error) { return m.leaseReport(), nil }))
-	mux.Handle("POST "+pathRecords, answer(m.base, m.answerRecords))
+	mux.Handle("POST "+pathRecords, answer(m.base, withBody(m.answerRecords)))
+	mux.Handle("POST "+pathReport, answer(m.base, withBody(func(_ context.Context, reports []slaveReport) (nothing, error) {
+		return nothing{}, m.takeReports(reports)
+	})))
+	mux.Handle("POST "+pathOrder, answer(m.base, withBody(m.takeOrder)))
 	return mux
 }
 
@@ -162,6 +166,17 @@ func handle[In, Out any](mux *http.ServeMux, m *Master, pattern string, do func(
 		}
 		return do(ctx, s, in, beat)
 	}))
+}
+
+// withBody decodes a request's body.
+func withBody[In, Out any](do func(context.Context, In) (Out, error)) func(context.Context, *http.Request, func()) (Out, error) {
+	return func(ctx context.Context, r *http.Request, _ func()) (out Out, err error) {
+		var in In
+		if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxPeerBody)).Decode(&in); err != nil {
+			return out, err
+		}
+		return do(ctx, in)
+	}
 }
 
 // answer writes signs of life until do returns, and then its result. beat makes the next one a sign of progress. do's
@@ -254,11 +269,7 @@ func (m *Master) answerHold(ctx context.Context, s *shard, r holdRequest, beat f
 }
 
 // answerRecords tells what this disk remembers.
-func (m *Master) answerRecords(_ context.Context, r *http.Request, _ func()) (map[string]replicator.Record, error) {
-	var in recordsRequest
-	if err := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxPeerBody)).Decode(&in); err != nil {
-		return nil, err
-	}
+func (m *Master) answerRecords(_ context.Context, in recordsRequest) (map[string]replicator.Record, error) {
 	all, err := m.ledger.Read()
 	if err != nil {
 		return nil, err

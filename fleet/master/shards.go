@@ -167,8 +167,11 @@ func (m *Master) seen(ctx context.Context, v fleet.View) {
 		v.Identity = m.local.Identity // just made
 	}
 	first := m.etcdErr != nil
-	m.view, m.etcdErr = v, nil
+	if m.view, m.etcdErr = v, nil; first {
+		m.backAt = time.Now()
+	}
 	m.mu.Unlock()
+	m.spreadSoon()
 	if first {
 		m.log.Info().Int64("revision", v.Revision).Msg("etcd answers")
 	}

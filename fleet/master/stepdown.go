@@ -39,6 +39,9 @@ func (m *Master) stepDown(ctx context.Context) {
 		}
 		return
 	}
+	m.mu.Lock()
+	m.backAt = time.Now() // not yet
+	m.mu.Unlock()
 	if lease.Age < 2*lease.TTL {
 		return
 	}

@@ -1,0 +1,232 @@
+package master
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/spread"
+)
+
+// forgetAfter is how long a slave is known that nobody has heard of.
+const forgetAfter = 7 * 24 * time.Hour
+
+// situation is what the coordinator knows when it decides about the slaves.
+type situation struct {
+	now     time.Time
+	slaves  map[string]fleet.Slave // as etcd has them
+	hosts   []spread.Host
+	reports []slaveReport // of slaves, the oldest first
+	order   slaveOrder    // what an operator wants
+	// steady says that etcd has answered for long enough: masters whose leases have run out are lost, not just about to
+	// come back. Until then nobody is moved who has a home.
+	steady bool
+	// complete says that whoever lives has had time to be reported: who was not for long is gone.
+	complete bool
+}
+
+// slaveOrder is what an operator wants done with slaves. The zero value is nothing.
+type slaveOrder struct {
+	Move      string `json:"move,omitempty"` // a slave
+	To        string `json:"to,omitempty"`   // its home from now on
+	Forget    string `json:"forget,omitempty"`
+	Rebalance bool   `json:"rebalance,omitempty"`
+}
+
+// decision is what is to be written: the records that are new or other, those who get another home first, and those that go.
+type decision struct {
+	put, gone []fleet.Slave
+	moves     []spread.SlaveMove // of slaves that had a home, by name
+}
+
+// decide says what is to become of the slaves.
+func decide(s situation) decision {
+	d := draft{situation: s, changed: map[string]fleet.Slave{}, gone: map[string]bool{}, agents: map[netip.Addr]bool{}}
+	d.hear()
+	d.forget()
+	d.obey()
+	d.spread()
+	return d.decision()
+}
+
+// draft is a decision in the making.
+type draft struct {
+	situation
+	changed map[string]fleet.Slave // over slaves
+	gone    map[string]bool
+	agents  map[netip.Addr]bool // where slaves are that have an agent; only while something is heard
+}
+
+// slave returns a record as it is to be.
+func (d *draft) slave(name string) (s fleet.Slave, ok bool) {
+	if s, ok = d.changed[name]; !ok {
+		s, ok = d.slaves[name]
+	}
+	return s, ok && !d.gone[name]
+}
+
+// hear takes over what was reported. A machine of which an agent tells is known by the agent's name alone, not also by the
+// one that its kernel mounts under.
+func (d *draft) hear() {
+	if len(d.reports) == 0 {
+		return
+	}
+	for _, s := range d.slaves {
+		if s.Mode != fleet.ModeMount {
+			d.agents[s.Address] = true
+		}
+	}
+	for _, r := range d.reports {
+		if r.Mode != fleet.ModeMount {
+			d.agents[r.Address] = true
+		}
+	}
+	for _, r := range d.reports {
+		s, known := d.slave(r.Name)
+		if r.Mode == fleet.ModeMount && !known && d.agents[r.Address] || !r.news(s) {
+			continue
+		}
+		if s = r.over(s); s.Master == "" && r.Master != "" {
+			s.Fallbacks = []string{r.Master} // it reads from there already
+		}
+		d.changed[r.Name] = s
+	}
+	for name := range d.slaves {
+		if s, ok := d.slave(name); ok && s.Mode == fleet.ModeMount && d.agents[s.Address] {
+			d.gone[name] = true
+		}
+	}
+}
+
+// forget drops whom nobody has heard of for long.
+func (d *draft) forget() {
+	if !d.complete {
+		return
+	}
+	for name := range d.slaves {
+		if s, ok := d.slave(name); ok && d.now.Sub(s.SeenAt) > forgetAfter {
+			d.gone[name] = true
+		}
+	}
+}
+
+// obey does what an operator wants with one slave.
+func (d *draft) obey() {
+	if d.order.Forget != "" {
+		d.gone[d.order.Forget] = true
+	}
+	s, ok := d.slave(d.order.Move)
+	if !ok || s.Master == d.order.To {
+		return
+	}
+	before := append([]string{s.Master}, s.Fallbacks...)
+	s.Master, s.Fallbacks = d.order.To, slices.DeleteFunc(before, func(m string) bool { return m == "" || m == d.order.To })
+	s.Fallbacks = s.Fallbacks[:min(len(s.Fallbacks), spread.MaxFallbacks)]
+	d.changed[s.Name] = s
+}
+
+// spread gives everybody a home.
+func (d *draft) spread() {
+	all := make([]spread.Slave, 0, len(d.slaves)+len(d.changed))
+	for name := range d.slaves {
+		if s, ok := d.slave(name); ok {
+			all = append(all, spread.Slave{Name: name, Master: s.Master, Fallbacks: s.Fallbacks})
+		}
+	}
+	for name := range d.changed {
+		if _, old := d.slaves[name]; !old && !d.gone[name] {
+			s := d.changed[name]
+			all = append(all, spread.Slave{Name: name, Master: s.Master, Fallbacks: s.Fallbacks})
+		}
+	}
+	hosts := forbearing(d.hosts, all)
+	if d.order.Rebalance {
+		for _, m := range spread.Rebalance(all, hosts) {
+			d.settle(m.Slave, m.To, m.Fallbacks)
+		}
+		return
+	}
+	for _, s := range spread.Place(all, hosts) {
+		d.settle(s.Name, s.Master, s.Fallbacks)
+	}
+}
+
+// settle gives a slave its home and fallbacks, unless it has a home and it is too early to say that it needs another.
+func (d *draft) settle(name, master string, fallbacks []string) {
+	s, _ := d.slave(name)
+	if !d.steady && d.slaves[name].Master != "" && name != d.order.Move {
+		return
+	}
+	s.Master, s.Fallbacks = master, fallbacks
+	d.changed[name] = s
+}
+
+// forbearing calls masters in step that are behind, when most masters are: a new shard that all have yet to fetch, say. To
+// crowd the slaves of all on the few that are not would not serve them better. Who is nobody's home stays as it is.
+func forbearing(hosts []spread.Host, slaves []spread.Slave) []spread.Host {
+	serving, inStep := 0, 0
+	for _, h := range hosts {
+		if h.Serving {
+			serving++
+			if h.InStep {
+				inStep++
+			}
+		}
+	}
+	if 2*inStep >= serving {
+		return hosts
+	}
+	homes := map[string]bool{}
+	for _, s := range slaves {
+		homes[s.Master] = true
+	}
+	hosts = slices.Clone(hosts)
+	for i, h := range hosts {
+		hosts[i].InStep = h.InStep || homes[h.Name]
+	}
+	return hosts
+}
+
+// decision sums up.
+func (d *draft) decision() decision {
+	var out decision
+	for _, name := range slices.Sorted(maps.Keys(d.changed)) {
+		s, was := d.changed[name], d.slaves[name]
+		if d.gone[name] {
+			continue
+		}
+		if s.Master != was.Master {
+			s.Since = d.now.UTC()
+			if was.Master != "" {
+				out.moves = append(out.moves, spread.SlaveMove{Slave: name, From: was.Master, To: s.Master, Fallbacks: s.Fallbacks})
+			}
+		}
+		if s.Revision = was.Revision; s.Fallbacks == nil {
+			s.Fallbacks = []string{}
+		}
+		out.put = append(out.put, s)
+	}
+	slices.SortStableFunc(out.put, func(x, y fleet.Slave) int {
+		return cmp.Compare(d.urgency(x), d.urgency(y))
+	})
+	for _, name := range slices.Sorted(maps.Keys(d.gone)) {
+		if s, ok := d.slaves[name]; ok {
+			out.gone = append(out.gone, s)
+		}
+	}
+	return out
+}
+
+// urgency is lower for records that are to be written before others.
+func (d *draft) urgency(s fleet.Slave) int {
+	switch was := d.slaves[s.Name].Master; {
+	case was != "" && was != s.Master:
+		return 0 // it has lost its master
+	case was != s.Master:
+		return 1
+	}
+	return 2
+}
