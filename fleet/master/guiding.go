@@ -16,9 +16,9 @@ func (m *Master) runGuide(ctx context.Context) error {
 	defer tick.Stop()
 	rest := time.NewTicker(guideRest)
 	defer rest.Stop()
-	var p pace
+	var w guideWork
 	for {
-		m.makeGuide(&p)
+		m.makeGuide(&w)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -33,6 +33,13 @@ func (m *Master) runGuide(ctx context.Context) error {
 	}
 }
 
+// guideWork is what runGuide keeps from one guide to the next.
+type guideWork struct {
+	pace   pace
+	loads  map[string]int
+	slaves int64 // View.SlavesRevision of loads
+}
+
 // guideSoon has runGuide look again.
 func (m *Master) guideSoon() {
 	select {
@@ -42,17 +49,21 @@ func (m *Master) guideSoon() {
 }
 
 // makeGuide makes a guide of what is known. Nothing is, before etcd has answered once: then there is none.
-func (m *Master) makeGuide(p *pace) {
+func (m *Master) makeGuide(w *guideWork) {
 	m.mu.Lock()
 	v := m.reconciled
 	m.mu.Unlock()
 	if v.Revision == 0 {
 		return
 	}
+	p := &w.pace
 	if lease := m.election.Lease(); lease.ID != 0 {
 		p.advance(time.Now().Add(-lease.Age), max(behindMoment, lease.TTL)/2)
 	}
 	p.note(v)
+	if w.loads == nil || w.slaves != v.SlavesRevision {
+		w.loads, w.slaves = loads(v), v.SlavesRevision
+	}
 	self, own := m.self(), m.serves()
 	domain, others := domainOf(m.cfg.Domain, v.Masters)
 	for _, other := range others {
@@ -61,7 +72,7 @@ func (m *Master) makeGuide(p *pace) {
 		}
 	}
 	m.guide.Store(newGuide(surroundings{
-		view: v, self: self, away: m.draining.Load() || m.steppedDown.Load(), domain: domain, addresses: m.addressesOf,
+		view: v, self: self, away: m.draining.Load() || m.steppedDown.Load(), loads: w.loads, domain: domain, addresses: m.addressesOf,
 		keeps: func(master string) bool {
 			if master == self.Name {
 				return p.keeps(v, own)

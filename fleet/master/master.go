@@ -16,6 +16,8 @@ import (
 
 	"github.com/nfs-fleet/nfs-fleet/election"
 	"github.com/nfs-fleet/nfs-fleet/exporter"
+	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
+	"github.com/nfs-fleet/nfs-fleet/exporter/rpc"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
@@ -53,6 +55,8 @@ type Master struct {
 	mounts   *mountTable
 	slaves   *slaveBook
 	spreader atomic.Pointer[spreader] // nil: another master coordinates
+	stays    stays
+	exported atomic.Pointer[[]exporter.Export] // what clients see
 	metrics  *metrics
 	dns      atomic.Pointer[nameserver] // nil: off
 	console  *console.Server
@@ -231,6 +235,7 @@ func (m *Master) start(ctx context.Context, parts *stack, l *listeners) error {
 	m.exporter = exporter.New(exporter.Config{
 		Logger: m.log, MaxConns: m.cfg.NFS.MaxConnections, Idle: m.cfg.NFS.IdleTimeout, Mounts: exportMounts{m.mounts, m.slaves}, Observe: m.metrics,
 		Gate: steadyGate{m, newHeadGate(m.open, m.loadIfHealthy, m.awaitServed)}, Elsewhere: m.elsewhere,
+		Programs: []rpc.Program{hello.Program(m.greet)},
 	})
 	if err := m.startElection(parts); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/nfs-fleet/nfs-fleet/exporter"
+	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
 )
 
 // metrics are this master's Prometheus metrics. It implements exporter.Observer without a lock or an allocation a call.
@@ -20,6 +21,7 @@ type metrics struct {
 	in, out    prometheus.Counter
 	publishing *prometheus.HistogramVec
 	moved      prometheus.Counter // slaves
+	greetings  map[hello.Status]prometheus.Counter
 }
 
 type procedureKey struct{ program, procedure uint32 }
@@ -41,14 +43,22 @@ func newMetrics(m *Master) *metrics {
 		}, []string{"shard"}),
 		moved: prometheus.NewCounter(prometheus.CounterOpts{Name: "nfs_fleet_slave_moves_total", Help: "Slaves that this master, coordinating, has given another home."}),
 	}
+	greetings := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "nfs_fleet_greetings_total", Help: "HELLOs of slaves, by what they were answered."}, []string{"status"})
+	out.greetings = map[hello.Status]prometheus.Counter{}
+	for _, status := range []hello.Status{hello.OK, hello.Leave, hello.Unwell, hello.Refused} {
+		out.greetings[status] = greetings.WithLabelValues(status.String())
+	}
 	for _, p := range exporter.Procedures() {
 		k := procedureKey{p.Program, p.Number}
 		out.calls[k] = calls.WithLabelValues(p.ProgramName, p.Name)
 		out.latency[k] = latency.WithLabelValues(p.ProgramName, p.Name)
 	}
-	r.MustRegister(calls, latency, moved, out.publishing, out.moved, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &gauges{m})
+	r.MustRegister(calls, latency, moved, greetings, out.publishing, out.moved, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &gauges{m})
 	return out
 }
+
+func (x *metrics) greeted(status hello.Status) { x.greetings[status].Inc() }
 
 // Answered implements exporter.Observer.
 func (x *metrics) Answered(program, procedure uint32, n int, took time.Duration) {

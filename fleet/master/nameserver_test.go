@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
+	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 )
 
@@ -118,10 +119,22 @@ func TestEveryMasterAnswersDNS(t *testing.T) {
 	m1.records("m2 drained", service, dns.TypeSRV, func(got []string) bool {
 		return len(got) == 2 && !strings.Contains(strings.Join(got, " "), "m2.masters")
 	})
+	etcd := server.Dial(t)
+	said := func(state fleet.MasterState) {
+		key := fleet.KeysOf(m1.cfg.Fleet).Master("m2")
+		m1.until("m2 "+string(state), func(console.Status) bool {
+			resp, err := etcd.Get(t.Context(), key)
+			return err == nil && len(resp.Kvs) == 1 && strings.Contains(string(resp.Kvs[0].Value), `"state":"`+string(state)+`"`)
+		})
+	}
+	said(fleet.Draining)
 	if err := m1.client.Undrain(t.Context(), "m2"); err != nil {
 		t.Fatal(err)
 	}
-	m1.records("m2 undrained", service, dns.TypeSRV, everybody)
+	said(fleet.Serving)
+	for name, m := range all {
+		m.records("m2 undrained, "+name, service, dns.TypeSRV, everybody)
+	}
 
 	// All of etcd goes; what was known goes on being told.
 	server.Stop()

@@ -420,6 +420,15 @@ func (m *Master) export() {
 		exports = append(exports, exporter.Export{Name: s.name, Volume: s.volume, Rules: rules(settings)})
 	}
 	m.exporter.SetExports(exports)
+	m.exported.Store(&exports)
+}
+
+// exports is what clients see now.
+func (m *Master) exports() []exporter.Export {
+	if all := m.exported.Load(); all != nil {
+		return *all
+	}
+	return nil
 }
 
 func rules(s fleet.Shard) exporter.Rules {

@@ -68,6 +68,9 @@ func (c control) Status(ctx context.Context) (console.Status, error) {
 		st.Warnings = append(st.Warnings, errSteppedDown.Error())
 	}
 	st.Warnings = append(st.Warnings, c.dnsWarnings(p, st.DNS)...)
+	for _, name := range c.stays.twins(p.now) {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("two machines greet as the slave %s: mount on one of them by another name", name))
+	}
 	for _, key := range slices.Sorted(maps.Keys(p.view.Problems)) {
 		st.Warnings = append(st.Warnings, p.view.Problems[key].Error())
 	}

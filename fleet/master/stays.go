@@ -1,0 +1,128 @@
+package master
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet"
+)
+
+const (
+	// stayGap is how long a slave may be silent until its next greeting begins another stay. Slaves greet every 5 s at least.
+	stayGap = 15 * time.Second
+	// moveAsk is how long a slave is asked to go to the home that it was given: one that has not gone by then cannot, and
+	// will when it can.
+	moveAsk = 30 * time.Second
+	// twinGap is how soon after each other two machines must greet under one name to be told from one that was restarted.
+	twinGap = time.Minute
+)
+
+// stays remembers since when each slave reads from this master: one that is here since before it was given another home is
+// sent there, one that came afterwards has its reasons.
+type stays struct {
+	mu    sync.Mutex // guards what follows
+	all   map[string]stay
+	swept time.Time
+}
+
+// stay is one slave's.
+type stay struct {
+	since  int64     // the revision of the fleet when it began
+	last   time.Time // the last greeting
+	asked  int64     // the revision of the placement that the slave is told to follow
+	from   time.Time // since when it is told
+	twin   time.Time // when another machine of this name was last heard of
+	now    string    // the instance that greeted last
+	before string    // the one that greeted before
+	turned time.Time // when that last did
+}
+
+// note takes a greeting into account, at a revision of the fleet. reads is whether the slave reads here. It reports that
+// two machines share the name, once.
+func (s *stays) note(said slaveSighting, revision int64, reads bool) (twins bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st, known := s.all[said.Slave]
+	if !known && !s.roomLocked(said.At) {
+		return false
+	}
+	if !reads || !known || said.At.Sub(st.last) > stayGap || st.since == 0 {
+		st.since, st.asked = 0, 0
+		if reads {
+			st.since = max(revision, 1)
+		}
+	}
+	if said.Instance != st.now {
+		if said.Instance == st.before && said.At.Sub(st.turned) < twinGap {
+			st.twin, twins = said.At, st.twin.IsZero()
+		}
+		st.before, st.turned = st.now, st.last
+		st.now = said.Instance
+	}
+	st.last = said.At
+	s.all[said.Slave] = st
+	return twins
+}
+
+// roomLocked makes room for one more, and reports whether there is some.
+func (s *stays) roomLocked(now time.Time) bool {
+	if len(s.all) < maxHeard {
+		if s.all == nil {
+			s.all = map[string]stay{}
+		}
+		return true
+	}
+	if now.Sub(s.swept) < time.Second {
+		return false
+	}
+	s.swept = now
+	maps.DeleteFunc(s.all, func(_ string, st stay) bool { return now.Sub(st.last) > twinGap })
+	return len(s.all) < maxHeard
+}
+
+// moved names the home that a slave was given, elsewhere, while it was reading here, as long as it is to be told.
+func (s *stays) moved(said slaveSighting, home fleet.Slave) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st, known := s.all[said.Slave]
+	if !known || st.since == 0 || home.Placed <= st.since {
+		return ""
+	}
+	if st.asked != home.Placed {
+		st.asked, st.from = home.Placed, said.At
+		s.all[said.Slave] = st
+	}
+	if said.At.Sub(st.from) > moveAsk {
+		return ""
+	}
+	return home.Master
+}
+
+// readers names the slaves that have greeted lately and read here.
+func (s *stays) readers(now time.Time, lately time.Duration) map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]bool{}
+	for name, st := range s.all {
+		if st.since != 0 && now.Sub(st.last) <= lately {
+			out[name] = true
+		}
+	}
+	return out
+}
+
+// twins names the slaves of which there are two.
+func (s *stays) twins(now time.Time) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for name, st := range s.all {
+		if !st.twin.IsZero() && now.Sub(st.twin) < 2*twinGap {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
