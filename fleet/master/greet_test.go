@@ -38,7 +38,7 @@ func (r *running) answers(what string, g hello.Greeting, ok func(hello.Answer) b
 	return last
 }
 
-func names(a hello.Answer) (out []string) {
+func targetNames(a hello.Answer) (out []string) {
 	for _, t := range a.Targets {
 		out = append(out, t.Name)
 	}
@@ -51,10 +51,10 @@ func TestEveryMasterAnswersHello(t *testing.T) {
 	m1.until("three masters serving", inStep(3, 1))
 	g := hello.Greeting{Slave: "Web17", Instance: "i1", Mode: "relay", Version: "v1", Mounts: []hello.Mount{{Name: "_nfs._tcp.web17.slaves.nfs-fleet.internal", Shard: "www", Dir: "/srv/www"}}}
 	welcome := func(a hello.Answer) bool { return a.Status == hello.OK && len(a.Targets) == 3 }
-	order := names(m1.answers("an order", g, welcome))
+	order := targetNames(m1.answers("an order", g, welcome))
 	for name, m := range all {
 		a := m.answers("an answer of "+name, g, welcome)
-		if got := names(a); !slices.Equal(got, order) || a.Master != name || a.Revision == 0 {
+		if got := targetNames(a); !slices.Equal(got, order) || a.Master != name || a.Revision == 0 {
 			t.Errorf("%s answers %+v, m1 names %v", name, a, order)
 		}
 		for _, target := range a.Targets {
@@ -74,7 +74,7 @@ func TestEveryMasterAnswersHello(t *testing.T) {
 	put(t, server.Dial(t), fleet.KeysOf(m1.cfg.Fleet).Slave("web17"), slave)
 	want := []string{order[2], order[1], order[0]}
 	for name, m := range all {
-		m.answers("the home, of "+name, g, func(a hello.Answer) bool { return slices.Equal(names(a), want) })
+		m.answers("the home, of "+name, g, func(a hello.Answer) bool { return slices.Equal(targetNames(a), want) })
 	}
 
 	// A drained master sends slaves elsewhere.
@@ -82,14 +82,14 @@ func TestEveryMasterAnswersHello(t *testing.T) {
 		t.Fatal(err)
 	}
 	all["m2"].answers("m2 drained", g, func(a hello.Answer) bool {
-		return a.Status == hello.Leave && len(a.Targets) == 2 && !slices.Contains(names(a), "m2")
+		return a.Status == hello.Leave && len(a.Targets) == 2 && !slices.Contains(targetNames(a), "m2")
 	})
 
 	// All of etcd goes; what was known goes on being told.
-	before := names(m1.answers("the order without m2", g, func(a hello.Answer) bool { return a.Status == hello.OK && len(a.Targets) == 2 }))
+	before := targetNames(m1.answers("the order without m2", g, func(a hello.Answer) bool { return a.Status == hello.OK && len(a.Targets) == 2 }))
 	server.Stop()
 	m1.answers("an answer without etcd", g, func(a hello.Answer) bool {
-		return a.Status == hello.OK && slices.Equal(names(a), before)
+		return a.Status == hello.OK && slices.Equal(targetNames(a), before)
 	})
 }
 
