@@ -3,7 +3,6 @@ package slave
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/direct"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/fdstore"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/mounts"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/resolve"
@@ -60,6 +60,10 @@ type Agent struct {
 	began time.Time
 	dir   string // of the state
 	hosts hosts
+
+	direct sync.Once // makes shared
+	shared *direct.Kernel
+
 	group *errgroup.Group
 	ctx   context.Context // of the group: ends with Run
 
@@ -115,7 +119,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	err = a.group.Wait()
 	a.save()
-	a.closeListeners()
 	return err
 }
 
@@ -190,10 +193,7 @@ func (a *Agent) mounted(table []mounts.Mount) {
 	a.table = table
 	of := make(map[key][]mounts.Mount)
 	for _, m := range table {
-		k := key{m.Name, control.Direct}
-		if m.Addr.Addr().IsLoopback() {
-			k.via = control.Relay
-		}
+		k := key{m.Name, a.via(m)}
 		of[k] = append(of[k], m)
 	}
 	for k, ms := range of {
@@ -205,6 +205,20 @@ func (a *Agent) mounted(table []mounts.Mount) {
 	for k, r := range a.routes {
 		r.mounted(of[k])
 	}
+}
+
+// via tells how a mount is kept on a living master.
+func (a *Agent) via(m mounts.Mount) string {
+	if port := m.Addr.Port(); m.Addr.Addr().IsLoopback() && (port < 1024 || slices.Contains(a.cfg.Ports, port)) {
+		return control.Relay
+	}
+	return control.Direct
+}
+
+// kernel returns what all routes via direct share.
+func (a *Agent) kernel() *direct.Kernel {
+	a.direct.Do(func() { a.shared = direct.NewKernel(&direct.Linux{}, a.cfg.Logger) })
+	return a.shared
 }
 
 // open makes a route; port is where it must be, or 0. The caller holds mu.
@@ -221,7 +235,13 @@ func (a *Agent) open(k key, port uint16) (*route, error) {
 	}
 	a.routes[k] = r
 	delete(a.known, k)
-	a.group.Go(func() error { r.run(a.ctx); return nil })
+	ctx, cancel := context.WithCancel(a.ctx)
+	r.cancel = cancel
+	a.group.Go(func() error {
+		r.run(ctx)
+		r.close()
+		return nil
+	})
 	return r, nil
 }
 
@@ -267,6 +287,11 @@ func (a *Agent) Route(ctx context.Context, w control.Want) (control.Route, error
 	if err := check(&w); err != nil {
 		return control.Route{}, err
 	}
+	if w.Via == control.Direct {
+		if err := a.kernel().Check(); err != nil {
+			return control.Route{}, fmt.Errorf("%w: via=direct: %w; use via=relay", control.ErrInvalid, err)
+		}
+	}
 	r, err := a.route(w)
 	if err != nil {
 		return control.Route{}, err
@@ -284,7 +309,7 @@ func (a *Agent) route(w control.Want) (*route, error) {
 	k := key{w.Name, w.Via}
 	r := a.routes[k]
 	if r == nil {
-		if len(a.routes) >= MaxRoutes {
+		if len(a.routes) >= MaxRoutes && !a.evict() {
 			return nil, fmt.Errorf("%w SRV names: this host mounts by %d already", control.ErrTooMany, len(a.routes))
 		}
 		var err error
@@ -294,6 +319,29 @@ func (a *Agent) route(w control.Want) (*route, error) {
 	}
 	r.want(w)
 	return r, nil
+}
+
+// evict ends the route that has been asleep longest, and says whether there was one. The caller holds mu.
+func (a *Agent) evict() bool {
+	var oldest *route
+	for _, r := range a.routes {
+		if r.dormant() && (oldest == nil || r.record().Used.Before(oldest.record().Used)) {
+			oldest = r
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	oldest.log.Info().Msg("there are many SRV names: giving up one that nothing is mounted by")
+	a.known[oldest.key] = oldest.record()
+	delete(a.routes, oldest.key)
+	oldest.cancel()
+	if oldest.listener != nil {
+		if err := a.cfg.Store.Drop(fdName(portOf(oldest.listener))); err != nil {
+			oldest.log.Warn().Err(err).Msg("cannot give a listener up")
+		}
+	}
+	return true
 }
 
 // check puts a wish into its canonical form, and says what is wrong with it.
@@ -376,18 +424,4 @@ func (a *Agent) save() {
 func trim(records []routeRecord, most int) []routeRecord {
 	slices.SortFunc(records, func(x, y routeRecord) int { return y.Used.Compare(x.Used) })
 	return records[:min(len(records), max(most, 0))]
-}
-
-func (a *Agent) closeListeners() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var failed error
-	for _, r := range a.routes {
-		if r.listener != nil {
-			failed = errors.Join(failed, r.listener.Close())
-		}
-	}
-	if failed != nil {
-		a.cfg.Logger.Debug().Err(failed).Msg("close listeners")
-	}
 }

@@ -211,7 +211,8 @@ func splitMaster(s string) (host string, port uint16, err error) {
 		host, text = s, strconv.Itoa(nfsPort)
 	}
 	n, err := strconv.ParseUint(text, 10, 16)
-	if err != nil || n == 0 || host == "" || strings.ContainsAny(host, " /,") {
+	_, bad := netip.ParseAddr(host)
+	if err != nil || n == 0 || host == "" || bad != nil && strings.ContainsAny(host, ":/, ") {
 		return "", 0, fmt.Errorf("%q is no master: want HOST:PORT", s)
 	}
 	return host, uint16(n), nil

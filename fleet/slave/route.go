@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/direct"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/mounts"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/poll"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/relay"
@@ -35,21 +36,27 @@ type route struct {
 	listener *net.TCPListener // nil: via direct
 	addr     netip.AddrPort   // of the listener
 	wake     chan struct{}    // has room for one
+	cancel   context.CancelFunc
 
 	mu     sync.Mutex // guards what follows
 	wanted control.Want
 	mounts []mounts.Mount
 	used   time.Time
-	mover  mover // nil: asleep
-	prober *relay.Prober
+	mover  mover              // nil: asleep
+	stop   context.CancelFunc // of the mover and the prober
+	prober *relay.Prober      // nil: asleep, or being made anew
 	course relay.Course // as it was when the route fell asleep
 	order  []relay.Target
+	last   relay.Change             // as the agent before left it
 	noDNS  error                    // why DNS did not tell the masters; nil: it did, or was not asked
 	failed map[netip.AddrPort]error // why masters did not answer
 }
 
 // restTick is how often a route looks whether it may sleep, as a part of Config.Rest.
 const restTick = 8
+
+// discoverTime is how long DNS has to tell the masters' port.
+const discoverTime = 5 * time.Second
 
 // retryAfter is the wait before a mover that has failed is made anew.
 const retryAfter = time.Second
@@ -58,7 +65,7 @@ func newRoute(a *Agent, k key, rec routeRecord) *route {
 	return &route{
 		key: k, agent: a, log: a.cfg.Logger.With().Str("name", k.name).Str("via", k.via).Logger(), wake: make(chan struct{}, 1),
 		wanted: control.Want{Name: k.name, Via: k.via, DNS: rec.DNS, Masters: rec.Masters, Slave: rec.Slave},
-		used:   rec.Used, order: rec.Order, failed: make(map[netip.AddrPort]error),
+		used:   rec.Used, order: rec.Order, last: rec.Last, failed: make(map[netip.AddrPort]error),
 	}
 }
 
@@ -68,7 +75,7 @@ func (r *route) record() routeRecord {
 	defer r.mu.Unlock()
 	return routeRecord{
 		Name: r.name, Via: r.via, Port: r.addr.Port(), DNS: r.wanted.DNS, Masters: r.wanted.Masters, Slave: r.wanted.Slave,
-		Order: r.present().Order, Used: r.used.Truncate(time.Minute),
+		Order: r.present().Order, Last: r.present().Change, Used: r.used.Truncate(time.Minute),
 	}
 }
 
@@ -81,6 +88,9 @@ func (r *route) present() relay.Course {
 	if len(c.Order) == 0 {
 		c.Order = r.order
 	}
+	if !c.Change.From.Addr.IsValid() { // the first after a start came from nowhere
+		c.Change = r.last
+	}
 	return c
 }
 
@@ -88,7 +98,25 @@ func (r *route) present() relay.Course {
 func (r *route) want(w control.Want) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.mounts) > 0 { // they go on as they were told when the new one leaves it open
+		if len(w.DNS) == 0 {
+			w.DNS = r.wanted.DNS
+		}
+		if len(w.Masters) == 0 {
+			w.Masters = r.wanted.Masters
+		}
+		w.Slave = cmp.Or(w.Slave, r.wanted.Slave)
+	}
+	other := !slices.Equal(w.DNS, r.wanted.DNS) || !slices.Equal(w.Masters, r.wanted.Masters)
 	r.wanted, r.used, r.noDNS = w, time.Now(), nil
+	if c := r.present(); other && (c.Lost || !c.Target.Addr.IsValid()) {
+		// Whoever was looked for in vain is forgotten.
+		r.order, r.course = nil, relay.Course{}
+		if r.stop != nil {
+			r.stop()
+			r.prober = nil
+		}
+	}
 	r.rouse()
 }
 
@@ -126,6 +154,23 @@ func (r *route) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// close closes the listener; whoever started the agent may have it still.
+func (r *route) close() {
+	if r.listener == nil {
+		return
+	}
+	if err := r.listener.Close(); err != nil {
+		r.log.Debug().Err(err).Msg("close a listener")
+	}
+}
+
+// dormant says whether the route is asleep.
+func (r *route) dormant() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.prober == nil && len(r.mounts) == 0 && time.Since(r.used) > r.agent.cfg.Rest
 }
 
 // sleep returns when somebody wants the route: by a wish, by a mount, or by connecting.
@@ -176,14 +221,14 @@ func connecting(ctx context.Context, ln *net.TCPListener) error {
 func (r *route) work(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m, err := r.newMover()
+	m, err := r.newMover(ctx)
 	if err != nil {
 		return err
 	}
 	p := relay.NewProber(relay.ProberConfig{
 		Relay: m, Dial: r.dial, Discover: r.discover, Targets: r.targets(), Logger: r.log,
 	})
-	r.awake(m, p)
+	r.awake(m, p, cancel)
 	defer r.asleep()
 	ended := make(chan error, 2)
 	go func() { ended <- m.Run(ctx) }()
@@ -196,7 +241,6 @@ func (r *route) work(ctx context.Context) error {
 			err = cmp.Or(err, e)
 			running--
 			cancel()
-		case <-r.wake:
 		case <-tick.C:
 			if r.unwanted(m) {
 				cancel()
@@ -206,20 +250,58 @@ func (r *route) work(ctx context.Context) error {
 	return err
 }
 
-func (r *route) newMover() (mover, error) {
-	if r.via == control.Direct {
-		return nil, errors.New("via direct is not there yet")
-	}
+func (r *route) newMover(ctx context.Context) (mover, error) {
 	insecure := r.agent.cfg.Insecure
-	return relay.New(relay.Config{
-		Listener: r.listener, Dialer: relay.Dialer{Insecure: insecure}, Insecure: insecure, Logger: r.log,
-	}), nil
+	if r.via == control.Relay {
+		return relay.New(relay.Config{
+			Listener: r.listener, Dialer: relay.Dialer{Insecure: insecure}, Insecure: insecure, Logger: r.log,
+		}), nil
+	}
+	port, err := r.port(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return direct.New(direct.Config{Kernel: r.agent.kernel(), Mounts: r.dirs, Port: port, Logger: r.log}), nil
 }
 
-func (r *route) awake(m mover, p *relay.Prober) {
+// port returns the port of the masters, which is the same on all of them.
+func (r *route) port(ctx context.Context) (uint16, error) {
+	r.mu.Lock()
+	order, ms := r.present().Order, r.mounts
+	r.mu.Unlock()
+	switch {
+	case len(ms) > 0:
+		return ms[0].Addr.Port(), nil
+	case len(order) > 0:
+		return order[0].Addr.Port(), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, discoverTime)
+	defer cancel()
+	targets, err := r.discover(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("look up the masters: %w", err)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.mover, r.prober = m, p
+	r.order = targets
+	return targets[0].Addr.Port(), nil
+}
+
+// dirs returns where the route's mounts are.
+func (r *route) dirs() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]string, len(r.mounts))
+	for i, m := range r.mounts {
+		out[i] = m.Dir
+	}
+	return out
+}
+
+func (r *route) awake(m mover, p *relay.Prober, stop context.CancelFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mover, r.prober, r.stop = m, p, stop
 	r.used = time.Now()
 }
 
@@ -228,7 +310,7 @@ func (r *route) asleep() {
 	defer r.mu.Unlock()
 	r.course = r.present()
 	r.course.Target = relay.Target{}
-	r.mover, r.prober = nil, nil
+	r.mover, r.prober, r.stop = nil, nil, nil
 	clear(r.failed)
 }
 
@@ -303,6 +385,6 @@ func (r *route) explain(c relay.Course, waited time.Duration) error {
 func (s state) same(o state) bool {
 	return s.Boot == o.Boot && slices.EqualFunc(s.Routes, o.Routes, func(a, b routeRecord) bool {
 		return a.Name == b.Name && a.Via == b.Via && a.Port == b.Port && a.Slave == b.Slave && a.Used.Equal(b.Used) &&
-			slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Masters, b.Masters) && slices.Equal(a.Order, b.Order)
+			a.Last == b.Last && slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Masters, b.Masters) && slices.Equal(a.Order, b.Order)
 	})
 }

@@ -31,6 +31,7 @@ type routeRecord struct {
 	Masters []string       `json:"masters,omitempty"`
 	Slave   string         `json:"slave,omitempty"`
 	Order   []relay.Target `json:"order,omitempty"` // as the masters or DNS last said
+	Last    relay.Change   `json:"last,omitzero"`
 	Used    time.Time      `json:"used"`
 }
 

@@ -48,10 +48,14 @@ func Serve(ctx context.Context, ln net.Listener, a Agent) error {
 		ReadHeaderTimeout: answerTime, ReadTimeout: answerTime, IdleTimeout: answerTime,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	stop := context.AfterFunc(ctx, func() { s.Close() }) //nolint:errcheck // Serve returns
-	defer stop()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		s.Shutdown(context.WithoutCancel(ctx)) //nolint:errcheck // what is answered meanwhile ends with ctx
+	})
 	err := s.Serve(netutil.LimitListener(own{ln}, maxClients))
-	if ctx.Err() != nil {
+	if !stop() {
+		<-ended // also the commands
 		return nil
 	}
 	return fmt.Errorf("serve commands: %w", err)

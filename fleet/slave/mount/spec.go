@@ -12,10 +12,11 @@ import (
 type Spec struct {
 	Name string // SRV name, canonical
 	Path string // /shard, or a directory below it
+	text string // as it was written: mount -a tells by it what is mounted already
 }
 
-// String returns the spec as one writes it.
-func (s Spec) String() string { return s.Name + ":" + s.Path }
+// String returns the spec as it was written.
+func (s Spec) String() string { return s.text }
 
 // maxPath is the longest path that MOUNT takes (RFC 1813).
 const maxPath = 1024
@@ -26,7 +27,7 @@ func ParseSpec(text string) (Spec, error) {
 	if !ok {
 		return Spec{}, fmt.Errorf("%q: want SRVNAME:/SHARD, as in %sweb17.slaves.example.org:/www", text, mounts.Prefix)
 	}
-	s := Spec{Name: mounts.Canonical(name), Path: path.Clean(p)}
+	s := Spec{Name: mounts.Canonical(name), Path: path.Clean(p), text: text}
 	if err := mounts.CheckName(s.Name); err != nil {
 		return Spec{}, err
 	}
