@@ -76,7 +76,6 @@ func TestMountFlags(t *testing.T) {
 		t.Errorf("nothing is asked for, and that is %q", got)
 	}
 	var out bytes.Buffer
-	a := &app{out: io.Discard, err: &out, now: time.Now, terminal: func(any) bool { return false }}
 	for _, c := range []struct {
 		line string
 		code int
@@ -87,6 +86,7 @@ func TestMountFlags(t *testing.T) {
 		{"umount", exitUsage, "accepts 1 arg"}, {"mounts --run-dir /nonexistent", exitFailed, "no agent runs"}, {"mounts -o xml", exitUsage, "table or json"},
 	} {
 		out.Reset()
+		a := &app{out: io.Discard, err: &out, now: time.Now, terminal: func(any) bool { return false }}
 		if code := a.run(t.Context(), strings.Fields(c.line)); code != c.code || !strings.Contains(out.String(), c.word) {
 			t.Errorf("%q: exit %d, %q", c.line, code, out.String())
 		}
@@ -105,7 +105,7 @@ func TestMountsTable(t *testing.T) {
 	var out bytes.Buffer
 	a := &app{out: &out, now: func() time.Time { return now }}
 	a.mountsTable(&out, s)
-	golden(t, "mounts.txt", out.String())
+	transcript(t, "mounts", out.String())
 	out.Reset()
 	a.mountsTable(&out, control.Status{})
 	if out.String() != "Nothing is mounted.\n" {
