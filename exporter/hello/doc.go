@@ -13,7 +13,7 @@
 //
 //	struct target { string name<256>; string host<256>; unsigned int port; };
 //	struct answer { unsigned int status; string master<256>; hyper revision; target targets<16>;
-//	                hyper every; string why<256>; };
+//	                hyper every; string why<256>; hyper now; };
 //
 //	program HELLO { version HELLO_1 {
 //		void   NULL(void)      = 0;

@@ -68,6 +68,7 @@ type Answer struct {
 	Targets  []Target      // where the slave is to read from, the best first; empty: the master does not know
 	Every    time.Duration // how often the slave is to say HELLO; 0: DefaultEvery
 	Why      string        // words for a Status other than OK, for people
+	Now      time.Time     // the master's clock; zero: it does not say
 }
 
 // Target is a master as a slave reaches it.

@@ -13,7 +13,7 @@ import (
 // from many goroutines, each of which is not a connection's reader, and may take its time as long as it heeds ctx, which
 // ends after a second: by then nobody waits any more. Who the slave is, the name's form included, is for Greet to judge. An
 // error is answered SYSTEM_ERR and logged by the RPC engine, so it is for bugs; what is wrong with the master is an
-// Answer.
+// Answer. The time is added to an Answer that has none.
 type Greet func(ctx context.Context, from netip.AddrPort, g Greeting) (Answer, error)
 
 // Program returns the program that answers HELLO with what greet says, for exporter.Config.Programs.
@@ -74,6 +74,9 @@ func (p *program) Append(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, 
 			return nil, rpc.ErrDrop
 		}
 		return nil, err
+	}
+	if a.Now.IsZero() {
+		a.Now = time.Now()
 	}
 	return AppendAnswer(c.Grow(dst, MaxAnswer), a), nil
 }

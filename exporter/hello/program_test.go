@@ -82,6 +82,10 @@ func TestHello(t *testing.T) {
 	c := hello.NewClient(conn)
 	for range 3 {
 		a, err := c.Hello(patient(t), web17)
+		if age := time.Since(a.Now); age < 0 || age > time.Minute {
+			t.Errorf("the master's clock says %s", a.Now)
+		}
+		a.Now = time.Time{}
 		if err != nil || !reflect.DeepEqual(a, fine) {
 			t.Fatalf("%+v, %v", a, err)
 		}
@@ -200,6 +204,8 @@ func TestGreetFails(t *testing.T) {
 
 // What is no greeting gets the protocol's own answers.
 func TestProtocol(t *testing.T) {
+	fine := fine
+	fine.Now = time.Unix(1_800_000_000, 0)
 	conn := dial(t, listen(t, func(context.Context, netip.AddrPort, hello.Greeting) (hello.Answer, error) { return fine, nil }))
 	good := hello.AppendGreeting(nil, web17)
 	versions := rpc.AppendUint32(rpc.AppendUint32(nil, 1), 1)

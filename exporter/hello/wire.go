@@ -28,11 +28,7 @@ func AppendGreeting(dst []byte, g Greeting) []byte {
 	dst = rpc.AppendUint32(dst, uint32(n))
 	dst = append(dst, mounts...)
 	dst = rpc.AppendUint32(dst, uint32(min(max(g.More, 0)+len(g.Mounts)-n, maxMore)))
-	at := int64(0)
-	if !g.Last.At.IsZero() && g.Last.At.Year() >= 1970 && g.Last.At.Year() < 2262 { // UnixNano is of these years
-		at = g.Last.At.UnixNano()
-	}
-	dst = rpc.AppendUint64(dst, uint64(at))
+	dst = appendTime(dst, g.Last.At)
 	dst = rpc.AppendUint64(dst, uint64(max(g.Last.Took, 0)))
 	for _, s := range []string{g.Last.From, g.Last.To, g.Last.Why} {
 		dst = appendText(dst, s, maxText)
@@ -66,9 +62,7 @@ func DecodeGreeting(b []byte) (Greeting, error) {
 		}
 	}
 	g.More = d.count(maxMore)
-	if at := d.hyper(); at > 0 {
-		g.Last.At = time.Unix(0, at).UTC()
-	}
+	g.Last.At = d.time()
 	g.Last.Took = time.Duration(d.hyper())
 	g.Last.From, g.Last.To, g.Last.Why = d.text(maxText), d.text(maxText), d.text(maxText)
 	if err := d.Err(); err != nil {
@@ -91,7 +85,11 @@ func AppendAnswer(dst []byte, a Answer) []byte {
 		dst = rpc.AppendUint32(dst, uint32(t.Port))
 	}
 	dst = rpc.AppendUint64(dst, uint64(max(a.Every, 0)))
-	return appendText(dst, a.Why, maxText)
+	dst = appendText(dst, a.Why, maxText)
+	if a.Now.IsZero() {
+		return dst
+	}
+	return appendTime(dst, a.Now)
 }
 
 // DecodeAnswer is the inverse of AppendAnswer: what it returns can be acted upon as it is, a status that is not known is
@@ -117,6 +115,9 @@ func DecodeAnswer(b []byte) (Answer, error) {
 	}
 	a.Every = min(max(a.Every, MinEvery), MaxEvery)
 	a.Why = d.text(maxText)
+	if d.Len() > 0 {
+		a.Now = d.time()
+	}
 	if err := d.Err(); err != nil {
 		return Answer{}, err
 	}
@@ -154,6 +155,23 @@ func (d *decoder) hyper() int64 {
 		return 0
 	}
 	return n
+}
+
+// time takes a time.
+func (d *decoder) time() time.Time {
+	if at := d.hyper(); at > 0 {
+		return time.Unix(0, at).UTC()
+	}
+	return time.Time{}
+}
+
+// appendTime appends t, or 0 for what is none, or of years that nanoseconds since 1970 do not reach.
+func appendTime(dst []byte, t time.Time) []byte {
+	at := int64(0)
+	if !t.IsZero() && t.Year() >= 1970 && t.Year() < 2262 {
+		at = t.UnixNano()
+	}
+	return rpc.AppendUint64(dst, uint64(at))
 }
 
 // appendText appends s, made printable and cut to limit bytes.

@@ -46,6 +46,22 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// The masters of a first release do not say what time it is.
+func TestClock(t *testing.T) {
+	a := answer
+	a.Now = time.Date(2026, 11, 21, 7, 30, 0, 5, time.UTC)
+	b := AppendAnswer(nil, a)
+	if got, err := DecodeAnswer(b); err != nil || !got.Now.Equal(a.Now) {
+		t.Errorf("%s, %v", got.Now, err)
+	}
+	if got, err := DecodeAnswer(b[:len(b)-8]); err != nil || !reflect.DeepEqual(got, answer) {
+		t.Errorf("without: %+v, %v", got, err)
+	}
+	if _, err := DecodeAnswer(b[:len(b)-4]); err == nil {
+		t.Error("half a time was taken")
+	}
+}
+
 // What goes over the wire must not change while it is version 1: the slaves of a fleet are upgraded at other times than its
 // masters.
 func TestGolden(t *testing.T) {
@@ -71,7 +87,9 @@ func TestLaterFieldsAreIgnored(t *testing.T) {
 	if g, err := DecodeGreeting(append(AppendGreeting(nil, greeting), later...)); err != nil || !reflect.DeepEqual(g, greeting) {
 		t.Errorf("greeting: %+v, %v", g, err)
 	}
-	if a, err := DecodeAnswer(append(AppendAnswer(nil, answer), later...)); err != nil || !reflect.DeepEqual(a, answer) {
+	full := answer
+	full.Now = time.Unix(1_800_000_000, 0).UTC()
+	if a, err := DecodeAnswer(append(AppendAnswer(nil, full), later...)); err != nil || !reflect.DeepEqual(a, full) {
 		t.Errorf("answer: %+v, %v", a, err)
 	}
 	unknown := answer
