@@ -106,7 +106,8 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.serveCommand(), a.statusCommand(), a.publishCommand(), a.rollbackCommand(), a.historyCommand(), a.diffCommand(),
 		a.sourceCommand(), a.shardCommand(), a.masterCommand(), a.tokenCommand(), a.verifyCommand(), a.recoverCommand(),
-		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.agentCommand(), a.versionCommand(),
+		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.agentCommand(), a.doctorCommand(),
+		a.versionCommand(),
 	)
 	return root
 }

@@ -76,6 +76,11 @@ func (r Resolver) Masters(ctx context.Context, name string) ([]relay.Target, err
 	if err != nil {
 		return nil, err
 	}
+	return targets(ctx, servers, name, answer)
+}
+
+// targets returns the masters of an answer, whose addresses it asks for when they do not come with it.
+func targets(ctx context.Context, servers []string, name string, answer *dns.Msg) ([]relay.Target, error) {
 	var found []*dns.SRV
 	for _, rr := range answer.Answer {
 		if srv, ok := rr.(*dns.SRV); ok && len(found) < maxRecords {

@@ -1,0 +1,205 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/nfs-fleet/nfs-fleet/exporter"
+	"github.com/nfs-fleet/nfs-fleet/exporter/export/exporttest"
+	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
+	"github.com/nfs-fleet/nfs-fleet/exporter/rpc"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/direct"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/relay"
+	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
+)
+
+// serve runs a master's NFS server until the test ends.
+func serve(t *testing.T, rules exporter.Rules, items ...exporttest.Item) relay.Target {
+	t.Helper()
+	greet := func(context.Context, netip.AddrPort, hello.Greeting) (hello.Answer, error) {
+		return hello.Answer{Status: hello.Refused, Master: "m1", Why: "no name"}, nil
+	}
+	s := exporter.New(exporter.Config{Programs: []rpc.Program{hello.Program(greet)}, Logger: zerolog.Nop()})
+	if len(items) > 0 {
+		s.SetExports([]exporter.Export{{Name: "www", Volume: exporttest.New(t, 1, items...).Volume, Rules: rules}})
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return at(l)
+}
+
+func at(l net.Listener) relay.Target {
+	return relay.Target{Name: "m1", Addr: l.Addr().(*net.TCPAddr).AddrPort()}
+}
+
+// A master is talked to as far as it answers.
+func TestProbe(t *testing.T) {
+	open := exporter.Rules{Insecure: true}
+	file := exporttest.Item{Path: "dir/deep/file", Data: []byte("bytes")}
+	secret := exporttest.Item{Path: "a-secret", Data: []byte("bytes"), Entry: tree.Entry{Mode: 0o600, UID: 12345, GID: 12345}}
+	empty := exporttest.Item{Path: "empty"}
+	for _, tt := range []struct {
+		name  string
+		to    relay.Target
+		shard string
+		ok    func(Master) bool
+	}{
+		{"all is well", serve(t, open, empty, file), "www", func(m Master) bool {
+			return m.File == "/dir/deep/file" && m.Read.Err == nil && m.Hello.Err == nil && len(m.Root) > 0 && m.Offset.Abs() < time.Second
+		}},
+		{"no shard is named", serve(t, open, file), "", func(m Master) bool { return m.Shard == "www" && m.Read.Err == nil && m.File != "" }},
+		{"another shard", serve(t, open, file), "docs", func(m Master) bool { return errors.Is(m.Mount.Err, status(2)) && !m.Read.Tried }},
+		{"ports below 1024 only", serve(t, exporter.Rules{}, file), "www", func(m Master) bool { return errors.Is(m.Mount.Err, status(13)) }},
+		{"nothing with bytes", serve(t, open, empty), "www", func(m Master) bool { return m.Read.Err == nil && m.File == "" }},
+		{"nothing at all", serve(t, open), "", func(m Master) bool { return m.Exports.Err == nil && m.Shard == "" }},
+		{"a file that is not for us", serve(t, open, secret, file), "www", func(m Master) bool { return m.Read.Err == nil && m.File == "/dir/deep/file" || os.Getuid() == 0 }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if m := probe(t.Context(), tt.to, false, tt.shard); !tt.ok(m) {
+				t.Errorf("%+v", m)
+			}
+		})
+	}
+}
+
+// What is no master is found out, and does not hold the doctor up.
+func TestProbeStrangers(t *testing.T) {
+	listen := func(do func(net.Conn)) relay.Target {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				do(c)
+			}
+		}()
+		return at(l)
+	}
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	if m := probe(t.Context(), at(gone), false, ""); !errors.Is(m.Connect.Err, syscall.ECONNREFUSED) || m.Null.Tried {
+		t.Errorf("nobody: %+v", m)
+	}
+	if m := probe(t.Context(), listen(func(c net.Conn) { c.Close() }), false, ""); m.Null.Err == nil || m.Exports.Tried {
+		t.Errorf("who hangs up: %+v", m)
+	}
+	if m := probe(t.Context(), listen(func(c net.Conn) { c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) }), false, ""); m.Null.Err == nil {
+		t.Errorf("a web server: %+v", m)
+	}
+	mute := listen(func(net.Conn) {})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if m := probe(ctx, mute, false, ""); !timedOut(m.Null.Err) {
+		t.Errorf("who says nothing: %+v", m)
+	}
+}
+
+func FuzzReplies(f *testing.F) {
+	f.Add([]byte{0x80, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ours, theirs := net.Pipe()
+		go func() {
+			theirs.Read(make([]byte, 4096)) //nolint:errcheck // the call
+			theirs.Write(b)                 //nolint:errcheck // the peer may have had enough
+			theirs.Close()
+		}()
+		c := newClient(ours)
+		if len(b) > 8 {
+			c.xid = uint32(b[4])<<24 + uint32(b[5])<<16 + uint32(b[6])<<8 + uint32(b[7]) - 1
+		}
+		ctx, cancel := within(context.Background())
+		defer cancel()
+		if _, err := c.list(ctx, "handle"); err == nil && len(b) < 40 {
+			t.Error("it was taken for a listing")
+		}
+		ours.Close()
+	})
+}
+
+func TestHost(t *testing.T) {
+	write := func(files map[string]string) string {
+		root := t.TempDir()
+		for name, content := range files {
+			path := filepath.Join(root, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return root
+	}
+	none := map[string]string{"/proc/filesystems": "nodev\tproc\n", "/proc/modules": "ext4 1 0\n"}
+	if err := nfsClient(write(none), "6.1"); err == nil || !strings.Contains(err.Error(), "6.1") {
+		t.Errorf("none: %v", err)
+	}
+	for name, content := range map[string][2]string{
+		"loaded":     {"/proc/modules", "ext4 1 0\nnfsv3 1 0\n"},
+		"first":      {"/proc/modules", "nfsv3 1 0\n"},
+		"a module":   {"/lib/modules/6.1/modules.dep", "kernel/fs/nfs/nfsv3.ko.xz: kernel/fs/nfs/nfs.ko.xz\n"},
+		"built in":   {"/lib/modules/6.1/modules.builtin", "kernel/fs/nfs/nfsv3.ko\n"},
+		"no modules": {"/proc/filesystems", "nodev\tproc\nnodev\tnfs\n"},
+	} {
+		files := map[string]string{"/proc/filesystems": "nodev\tproc\n"}
+		files[content[0]] = content[1]
+		if err := nfsClient(write(files), "6.1"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	line := "   0: 6400A8C0:%s 0100A8C0:0801 01 00000000:00000000\n"
+	tcp := strings.ReplaceAll(line, "%s", "03FF") + strings.ReplaceAll(line, "%s", "0801")
+	if n := freePorts(write(map[string]string{"/proc/net/tcp": "  sl local rem\n" + tcp, "/proc/net/tcp6": tcp})); n != highPort-lowPort {
+		t.Errorf("%d ports are free", n)
+	}
+}
+
+// cannot is a Breaker that does not work here.
+type cannot struct{ direct.Breaker }
+
+func (cannot) Name() string { return "cannot" }
+func (cannot) Check() error { return errors.New("no") }
+
+type can struct{ direct.Breaker }
+
+func (can) Name() string { return "can" }
+func (can) Check() error { return nil }
+
+func TestBreaker(t *testing.T) {
+	if name, err := breaker([]direct.Breaker{cannot{}, can{}}); name != "can" || err != nil {
+		t.Errorf("%q, %v", name, err)
+	}
+	if _, err := breaker([]direct.Breaker{cannot{}}); err == nil || err.Error() != "cannot: no" {
+		t.Error(err)
+	}
+}
