@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 	"github.com/nfs-fleet/nfs-fleet/replicator"
 	"github.com/nfs-fleet/nfs-fleet/replicator/peer"
@@ -38,10 +39,11 @@ type links struct {
 	mu        sync.Mutex        // guards the rest
 	addresses map[string]string // host:port by master
 	clients   map[string]*http.Client
+	consoles  map[string]*console.Client // by URL, each with its master's client
 }
 
 func newLinks(c func() *trust.Credentials) *links {
-	return &links{credentials: c, addresses: map[string]string{}, clients: map[string]*http.Client{}}
+	return &links{credentials: c, addresses: map[string]string{}, clients: map[string]*http.Client{}, consoles: map[string]*console.Client{}}
 }
 
 // set tells where masters are reached. Those that are not named stay known: they may come back.
@@ -74,12 +76,31 @@ func (l *links) client(master string) (*http.Client, string, error) {
 	return c, "https://" + address, nil
 }
 
+// console returns a master's console.
+func (l *links) console(master string) (*console.Client, error) {
+	client, url, err := l.client(master)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.consoles[url]; c != nil && l.clients[master] == client {
+		return c, nil
+	}
+	c, err := console.Connect(console.ClientConfig{Servers: []string{url}, HTTP: client})
+	if err == nil {
+		l.consoles[url] = c
+	}
+	return c, err
+}
+
 // reset has every connection made anew, with other credentials.
 func (l *links) reset() {
 	l.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.clients)
+	clear(l.consoles)
 }
 
 func (l *links) close() {

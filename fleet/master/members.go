@@ -38,11 +38,7 @@ func (c control) askOthers(ctx context.Context, all []console.MasterStatus) {
 			continue
 		}
 		asking.Go(func() {
-			client, url, err := c.links.client(all[i].Name)
-			if err != nil {
-				return
-			}
-			peer, err := console.Connect(console.ClientConfig{Servers: []string{url}, HTTP: client})
+			peer, err := c.links.console(all[i].Name)
 			if err != nil {
 				return
 			}
