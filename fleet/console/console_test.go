@@ -71,6 +71,14 @@ func exchanges() []exchange {
 		{"Drain", func(ctx context.Context, c Control) (any, error) { return ok(c.Drain(ctx, "m2")) }, "drain m2", nothing},
 		{"Undrain", func(ctx context.Context, c Control) (any, error) { return ok(c.Undrain(ctx, "m2")) }, "undrain m2", nothing},
 		{"RemoveMaster", func(ctx context.Context, c Control) (any, error) { return ok(c.RemoveMaster(ctx, "m2")) }, "remove m2", nothing},
+		{"Slaves", func(ctx context.Context, c Control) (any, error) { return c.Slaves(ctx) }, "slaves", func(f *fake) any { return f.status.Slaves.Shown }},
+		{"HeardSlaves", func(ctx context.Context, c Control) (any, error) { return c.HeardSlaves(ctx) }, "heard slaves", func(f *fake) any { return f.status.Slaves.Shown }},
+		{"Slave", func(ctx context.Context, c Control) (any, error) { return c.Slave(ctx, "web17.prod") }, "slave web17.prod", func(f *fake) any { return f.status.Slaves.Shown[0] }},
+		{"MoveSlave", func(ctx context.Context, c Control) (any, error) { return ok(c.MoveSlave(ctx, "web17", "m2")) }, "move slave web17 to m2", nothing},
+		{"ForgetSlave", func(ctx context.Context, c Control) (any, error) { return ok(c.ForgetSlave(ctx, "web17")) }, "forget slave web17", nothing},
+		{"Rebalance", func(ctx context.Context, c Control) (any, error) {
+			return c.Rebalance(ctx, RebalanceRequest{DryRun: true})
+		}, "rebalance {DryRun:true}", func(*fake) any { return []SlaveMove{{"web17", "m1", "m2"}} }},
 		{"CreateToken", func(ctx context.Context, c Control) (any, error) {
 			return c.CreateToken(ctx, TokenRequest{TokenPublish, []string{"www"}, forever, "n"})
 		}, "token {Kind:publish Shards:[www] TTL:3600000000000 Note:n}", func(f *fake) any { return f.made }},

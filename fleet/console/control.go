@@ -59,6 +59,20 @@ type Control interface {
 	// alive and not drained, or the last one.
 	RemoveMaster(ctx context.Context, master string) error
 
+	// Slaves describes every slave that the fleet knows, and every one that a master hears of, sorted by name.
+	Slaves(ctx context.Context) ([]SlaveStatus, error)
+	// Slave describes one. ErrNotFound: nobody knows it.
+	Slave(ctx context.Context, name string) (SlaveStatus, error)
+	// HeardSlaves describes the slaves that read from the answering master. It asks nobody else.
+	HeardSlaves(ctx context.Context) ([]SlaveStatus, error)
+	// MoveSlave makes a master a slave's home, and returns when this is written: the slave goes there by itself. ErrConflict:
+	// the master is drained or not in step.
+	MoveSlave(ctx context.Context, name, master string) error
+	// ForgetSlave makes the fleet forget a slave. One that is still heard of is enrolled anew.
+	ForgetSlave(ctx context.Context, name string) error
+	// Rebalance evens the masters out with as few moves as it takes, and returns them by slave.
+	Rebalance(ctx context.Context, r RebalanceRequest) ([]SlaveMove, error)
+
 	// CreateToken makes a token. Its text is in the answer and nowhere else: the fleet keeps a hash.
 	CreateToken(ctx context.Context, r TokenRequest) (TokenMade, error)
 	// Tokens returns the tokens, expired ones for a while too, sorted by the time of their making.

@@ -141,6 +141,30 @@ func (f *fake) RemoveMaster(_ context.Context, master string) error {
 	return f.asked("remove %s", master)
 }
 
+func (f *fake) Slaves(context.Context) ([]SlaveStatus, error) {
+	return f.status.Slaves.Shown, f.asked("slaves")
+}
+
+func (f *fake) HeardSlaves(context.Context) ([]SlaveStatus, error) {
+	return f.status.Slaves.Shown, f.asked("heard slaves")
+}
+
+func (f *fake) Slave(_ context.Context, name string) (SlaveStatus, error) {
+	return f.status.Slaves.Shown[0], f.asked("slave %s", name)
+}
+
+func (f *fake) MoveSlave(_ context.Context, name, master string) error {
+	return f.asked("move slave %s to %s", name, master)
+}
+
+func (f *fake) ForgetSlave(_ context.Context, name string) error {
+	return f.asked("forget slave %s", name)
+}
+
+func (f *fake) Rebalance(_ context.Context, r RebalanceRequest) ([]SlaveMove, error) {
+	return []SlaveMove{{"web17", "m1", "m2"}}, f.asked("rebalance %+v", r)
+}
+
 func (f *fake) CreateToken(_ context.Context, r TokenRequest) (TokenMade, error) {
 	return f.made, f.asked("token %+v", r)
 }
@@ -195,6 +219,10 @@ func newFake() *fake {
 		By: "m1", Epoch: 7, Source: "m1:/srv/www", Copies: 1, Note: "why\nnot",
 	}
 	d := tree.Sum([]byte("x"))
+	slave := SlaveStatus{
+		Name: "web17", Master: "m1", Reads: "m2", Fallbacks: []string{"m2"}, Since: epoch, Mode: "relay", Address: netip.MustParseAddr("10.0.0.17"), Instance: "i",
+		Version: "v1", EnrolledAt: epoch, SeenAt: epoch, Mounts: []SlaveMount{{"_nfs._tcp.x", "www", "/srv/www"}}, MoreMounts: 3, Last: &SlaveReattach{epoch, 25, "m1", "m2", "lost"},
+	}
 	return &fake{
 		objects: map[tree.Digest][]byte{},
 		status: Status{
@@ -208,8 +236,10 @@ func newFake() *fake {
 			Masters: []MasterStatus{{
 				Name: "m1", Instance: "i", State: "serving", Self: true, Version: "v1", Addresses: Addresses{"10.0.0.1:2049", "127.0.0.1:7049", "10.0.0.1:7050"},
 				StartedAt: epoch, LostSince: epoch, LeaseAgeMS: 10, LeaseTTLMS: 5000, EtcdRole: "voter", Leads: 7, Serves: map[string]uint64{"www": 41},
-				Lag: map[string]uint64{"www": 1}, Sources: []string{"www"}, Clients: 10, Store: &StoreStatus{1, 2, 3, 4, 5, 6},
+				Lag: map[string]uint64{"www": 1}, Sources: []string{"www"}, Clients: 10, Slots: 10, Slaves: 9, Readers: 8, Away: 1,
+				Store: &StoreStatus{1, 2, 3, 4, 5, 6}, Heard: []SlaveStatus{slave},
 			}},
+			Slaves:   SlavesStatus{Total: 10000, Heard: 9000, Away: 3, Homeless: 2, Shown: []SlaveStatus{slave}},
 			Warnings: []string{"1 copy of 2"},
 		},
 		shards: []Shard{s, fleet.NewShard("zoo", epoch)}, history: []tree.Generation{g, {Number: 41, PublishedAt: epoch}},

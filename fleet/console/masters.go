@@ -26,7 +26,13 @@ type MasterStatus struct {
 	Lag        map[string]uint64 `json:"lag"`       // shard to generations behind the head; what is in step is not in it
 	Sources    []string          `json:"sources"`
 	Clients    int               `json:"clients"` // open NFS connections
+	Slots      int               `json:"slots"`   // slaves that it takes before others are fuller; 0: unknown
+	Slaves     int               `json:"slaves"`  // that have it as their home
+	Readers    int               `json:"readers"` // slaves that read from it now
+	Away       int               `json:"away"`    // of those: that have another home
 	Store      *StoreStatus      `json:"store,omitempty"`
+	// Heard are slaves that read from it, those away first, MaxShown at the most: there in the answer to Self alone.
+	Heard []SlaveStatus `json:"heard,omitempty"`
 }
 
 // The states of a master that an operator sees.

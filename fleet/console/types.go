@@ -18,6 +18,7 @@ type Status struct {
 	DNS      DNSStatus      `json:"dns"`
 	Shards   []ShardStatus  `json:"shards"`  // by name
 	Masters  []MasterStatus `json:"masters"` // by name, the lost ones too; the answering master is always one of them
+	Slaves   SlavesStatus   `json:"slaves"`
 	Warnings []string       `json:"warnings"`
 }
 

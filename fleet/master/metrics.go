@@ -98,12 +98,14 @@ var (
 	descLimited    = prometheus.NewDesc("nfs_fleet_dns_limited_total", "DNS questions over the rate of their network.", nil, nil)
 	descUnanswered = prometheus.NewDesc("nfs_fleet_dns_unanswered_total", "DNS messages that were no questions.", nil, nil)
 	descDNSConns   = prometheus.NewDesc("nfs_fleet_dns_connections", "Open TCP connections for DNS.", nil, nil)
+	descSlaves     = prometheus.NewDesc("nfs_fleet_slaves", "Slaves that have the master as their home; the coordinator alone tells.", []string{"home"}, nil)
+	descReaders    = prometheus.NewDesc("nfs_fleet_readers", "Slaves that read from this master.", nil, nil)
 	descEtcd       = prometheus.NewDesc("nfs_fleet_etcd_healthy", "1 when etcd answers.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConns, descRefused, descGeneration, descFiles, descLeads, descObjects, descStore, descFree, descEtcd, descQuestions, descLimited, descUnanswered, descDNSConns} {
+	for _, d := range []*prometheus.Desc{descConns, descRefused, descGeneration, descFiles, descLeads, descObjects, descStore, descFree, descSlaves, descReaders, descEtcd, descQuestions, descLimited, descUnanswered, descDNSConns} {
 		c <- d
 	}
 }
@@ -121,6 +123,12 @@ func (g *gauges) Collect(c chan<- prometheus.Metric) {
 	gauge(descFree, float64(disk.Free))
 	gauge(descEtcd, truth(g.m.etcdProblem() == nil))
 	g.collectDNS(c)
+	gauge(descReaders, float64(len(g.m.heardSlaves(time.Now()))))
+	if g.m.spreader.Load() != nil {
+		for home, n := range homes(g.m.lastView().Slaves) {
+			gauge(descSlaves, float64(n), home)
+		}
+	}
 	for _, s := range g.m.allShards() {
 		st := s.replica.Status()
 		gauge(descGeneration, float64(st.Head.Number), s.name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -120,7 +121,7 @@ func nobodyAt(master string) func(map[string]fleet.Slave) bool {
 	}
 }
 
-func homes(all map[string]fleet.Slave) map[string]string {
+func homesOf(all map[string]fleet.Slave) map[string]string {
 	out := map[string]string{}
 	for name, s := range all {
 		out[name] = s.Master
@@ -197,8 +198,8 @@ func TestSlavesOfALostMasterHaveAnotherHomeWithinASecond(t *testing.T) {
 				}
 				return living == 4
 			})
-			if now, _ := r.slaves(); fmt.Sprint(homes(now)) != fmt.Sprint(homes(after)) {
-				t.Errorf("it is back, and %v became %v", homes(after), homes(now))
+			if now, _ := r.slaves(); fmt.Sprint(homesOf(now)) != fmt.Sprint(homesOf(after)) {
+				t.Errorf("it is back, and %v became %v", homesOf(after), homesOf(now))
 			}
 		})
 	}
@@ -218,8 +219,8 @@ func TestSlavesOfADrainedMasterMove(t *testing.T) {
 		t.Fatal(err)
 	}
 	all["m3"].until("m2 serving", func(s console.Status) bool { return s.Masters[1].State == console.MasterServing })
-	if now, _ := r.slaves(); fmt.Sprint(homes(now)) != fmt.Sprint(homes(before)) {
-		t.Errorf("undrained, and %v became %v", homes(before), homes(now))
+	if now, _ := r.slaves(); fmt.Sprint(homesOf(now)) != fmt.Sprint(homesOf(before)) {
+		t.Errorf("undrained, and %v became %v", homesOf(before), homesOf(now))
 	}
 }
 
@@ -267,6 +268,66 @@ func TestAMountEnrolsASlave(t *testing.T) {
 	for name := range all {
 		if s := known["web-"+name]; s.Master != name || s.Mode != fleet.ModeMount || !s.Address.IsLoopback() || s.SeenAt.IsZero() {
 			t.Errorf("mounted from %s: %+v", name, s)
+		}
+	}
+}
+
+func TestSlavesAreMovedForgottenAndRebalanced(t *testing.T) {
+	all, server := several(t, "m1", "m2", "m3")
+	r := recordsOf(t, server, all["m1"])
+	steady(t, all, r)
+	r.enrol(6, "m1", "m2") // m3 has none
+	m3, ctx := all["m3"], t.Context()
+	st := m3.until("six slaves", func(s console.Status) bool { return s.Slaves.Total == 6 })
+	if st.Masters[0].Slaves != 3 || st.Masters[2].Slaves != 0 || st.Masters[0].Slots != 10 || len(st.Slaves.Shown) != 6 || st.Slaves.Heard != 0 {
+		t.Errorf("%+v, of m1: %+v", st.Slaves, st.Masters[0])
+	}
+	dry, err := m3.client.Rebalance(ctx, console.RebalanceRequest{DryRun: true})
+	if err != nil || len(dry) != 2 || dry[0].To != "m3" {
+		t.Errorf("a dry run: %+v, %v", dry, err)
+	}
+	if before, _ := r.slaves(); !nobodyAt("m3")(before) {
+		t.Errorf("a dry run moved somebody: %+v", homesOf(before))
+	}
+	for name, m := range all { // whichever coordinates, and whichever is asked
+		if err := m.client.MoveSlave(ctx, "s00", name); err != nil {
+			t.Errorf("asked of %s: %v", name, err)
+		}
+		if s, err := m.client.Slave(ctx, "s00"); err != nil || s.Master != name || s.Reads != "" || s.Mode != "relay" {
+			t.Errorf("moved to %s: %+v, %v", name, s, err)
+		}
+	}
+	if err := m3.client.ForgetSlave(ctx, "s01"); err != nil {
+		t.Error(err)
+	}
+	if _, err := m3.client.Slave(ctx, "s01"); !errors.Is(err, console.ErrNotFound) {
+		t.Errorf("a slave that was forgotten: %v", err)
+	}
+	if _, err := m3.client.Rebalance(ctx, console.RebalanceRequest{}); err != nil {
+		t.Error(err)
+	}
+	r.await("two slaves at most at each", func(all map[string]fleet.Slave) bool {
+		n := map[string]int{}
+		for _, home := range homesOf(all) {
+			n[home]++
+		}
+		return len(all) == 5 && max(n["m1"], n["m2"], n["m3"]) == 2
+	})
+	if err := all["m1"].client.Drain(ctx, "m2"); err != nil {
+		t.Fatal(err)
+	}
+	for what, tc := range map[string]struct {
+		err, want error
+	}{
+		"move nobody":         {m3.client.MoveSlave(ctx, "no", "m1"), console.ErrNotFound},
+		"forget nobody":       {m3.client.ForgetSlave(ctx, "no"), console.ErrNotFound},
+		"move to no master":   {m3.client.MoveSlave(ctx, "s00", "m9"), console.ErrNotFound},
+		"move to one drained": {m3.client.MoveSlave(ctx, "s00", "m2"), console.ErrConflict},
+		"move to a bad name":  {m3.client.MoveSlave(ctx, "s00", "M 2"), console.ErrInvalid},
+		"forget a bad name":   {m3.client.ForgetSlave(ctx, "a/b"), console.ErrInvalid},
+	} {
+		if !errors.Is(tc.err, tc.want) {
+			t.Errorf("%s: %v, want %v", what, tc.err, tc.want)
 		}
 	}
 }

@@ -23,6 +23,7 @@ type picture struct {
 	id      string
 	mounts  map[string]int // clients by shard
 	leads   map[string]int // shards by master
+	homes   map[string]int // slaves by master
 	lost    map[string]time.Time
 }
 
@@ -32,7 +33,7 @@ func (c control) picture() picture {
 	c.mu.Lock()
 	p.view, p.id, p.lost = c.view, c.local.ID, maps.Clone(c.lostSince)
 	c.mu.Unlock()
-	p.etcdErr = c.etcdProblem()
+	p.etcdErr, p.homes = c.etcdProblem(), homes(p.view.Slaves)
 	for _, m := range c.mounts.list() {
 		p.mounts[m.Shard]++
 	}
@@ -53,6 +54,7 @@ func (c control) Status(ctx context.Context) (console.Status, error) {
 	}
 	c.askOthers(ctx, st.Masters)
 	c.addEtcdRoles(ctx, p, st.Masters)
+	st.Slaves = slavesStatus(p.view.Slaves, st.Masters)
 	switch {
 	case p.etcdErr != nil:
 		st.Warnings = append(st.Warnings, fmt.Sprintf("etcd does not answer (%v): nothing can be published; serving goes on", p.etcdErr))
@@ -249,7 +251,7 @@ func (c control) masterStatuses(p picture) []console.MasterStatus {
 func absentStatus(entry fleet.RosterEntry, p picture) console.MasterStatus {
 	st := console.MasterStatus{
 		Name: entry.Name, Instance: entry.Instance, State: console.MasterLost, Addresses: console.Addresses{Peer: entry.Peer}, LostSince: p.lost[entry.Name],
-		LeaseAgeMS: -1, Serves: map[string]uint64{}, Lag: map[string]uint64{}, Sources: []string{},
+		Slaves: p.homes[entry.Name], LeaseAgeMS: -1, Serves: map[string]uint64{}, Lag: map[string]uint64{}, Sources: []string{},
 	}
 	if p.etcdErr != nil && st.LostSince.IsZero() || entry.Instance == "" {
 		st.State = console.MasterUnknown
@@ -261,7 +263,7 @@ func (c control) masterStatus(m fleet.Master, p picture) console.MasterStatus {
 	st := console.MasterStatus{
 		Name: m.Name, Instance: m.Instance, State: string(m.State), Version: m.Version, StartedAt: m.StartedAt, LeaseAgeMS: -1, Sources: m.Sources,
 		Addresses: console.Addresses{NFS: net.JoinHostPort(m.Address, strconv.Itoa(m.NFSPort)), HTTP: m.HTTP, Peer: m.Peer},
-		Serves:    p.view.Replicas[m.Name].Serves, Leads: p.leads[m.Name],
+		Serves:    p.view.Replicas[m.Name].Serves, Leads: p.leads[m.Name], Slots: m.Slots, Slaves: p.homes[m.Name],
 	}
 	if m.Name == c.cfg.Name {
 		c.tellOfSelf(&st)
@@ -287,6 +289,9 @@ func (c control) tellOfSelf(st *console.MasterStatus) {
 	if lease := c.election.Lease(); lease.ID != 0 {
 		st.LeaseAgeMS, st.LeaseTTLMS = lease.Age.Milliseconds(), lease.TTL.Milliseconds()
 	}
+	heard := c.heardSlaves(time.Now())
+	st.Readers = len(heard)
+	st.Heard, st.Away = someHeard(heard)
 	disk := c.store.Stats()
 	st.Store = &console.StoreStatus{Objects: disk.Objects, Bytes: disk.Bytes, Disk: disk.Disk, Free: disk.Free, Packs: disk.Packs, LargeFiles: disk.LargeFiles}
 }

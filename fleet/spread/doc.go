@@ -1,4 +1,4 @@
-// Package spread says which leadership goes to which master. (Which slave reads from which master will be said here too.)
+// Package spread says which leadership goes to which master, and which slave reads from which.
 //
 // It is for the coordinator, which carries out what is said here. Everything is a pure function of what is passed in:
 // the same arguments, in any order, give the same answer, nothing passed in is changed or kept, and calls may run at once.
