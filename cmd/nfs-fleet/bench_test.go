@@ -35,6 +35,7 @@ type bench struct {
 	history []tree.Generation
 	result  console.Published
 	tokens  []console.Token
+	moves   []console.SlaveMove
 	report  console.VerifyReport
 	found   console.RecoverReport
 	during  func(ctx context.Context, progress func(console.Progress)) error
@@ -157,6 +158,35 @@ func (b *bench) RemoveMaster(_ context.Context, master string) error {
 	return b.ask("remove %s", master)
 }
 
+func (b *bench) Slaves(context.Context) ([]console.SlaveStatus, error) {
+	return b.status.Slaves.Shown, b.ask("slaves")
+}
+
+func (b *bench) HeardSlaves(context.Context) ([]console.SlaveStatus, error) {
+	return b.status.Slaves.Shown[:1], b.ask("heard slaves")
+}
+
+func (b *bench) Slave(_ context.Context, name string) (console.SlaveStatus, error) {
+	for _, s := range b.status.Slaves.Shown {
+		if s.Name == name {
+			return s, b.ask("slave %s", name)
+		}
+	}
+	return console.SlaveStatus{}, console.Errorf(console.ErrNotFound, "no slave %q", name)
+}
+
+func (b *bench) MoveSlave(_ context.Context, name, master string) error {
+	return b.ask("move slave %s to %s", name, master)
+}
+
+func (b *bench) ForgetSlave(_ context.Context, name string) error {
+	return b.ask("forget slave %s", name)
+}
+
+func (b *bench) Rebalance(_ context.Context, r console.RebalanceRequest) ([]console.SlaveMove, error) {
+	return b.moves, b.ask("rebalance dry=%t", r.DryRun)
+}
+
 func (b *bench) CreateToken(_ context.Context, r console.TokenRequest) (console.TokenMade, error) {
 	prefix := map[console.TokenKind]string{console.TokenJoin: "nfj1_", console.TokenPublish: "nfp1_"}
 	t := console.Token{ID: "k3v9x2ab", Kind: r.Kind, Shards: r.Shards, CreatedAt: now, ExpiresAt: now.Add(time.Duration(r.TTL)), By: "root@m1", Note: r.Note}
@@ -216,6 +246,7 @@ func newBench(t *testing.T) *bench {
 			{ID: "k3v9x2ab", Kind: console.TokenPublish, Shards: []string{"docs", "www"}, CreatedAt: now.Add(-time.Hour), ExpiresAt: now.Add(47 * time.Hour), By: "root@m1", Note: "ci\x1b[2J"},
 			{ID: "aaaaaaaa", Kind: console.TokenJoin, CreatedAt: now.Add(-2 * time.Hour), ExpiresAt: now.Add(-time.Hour), By: "root@m2"},
 		},
+		moves:  []console.SlaveMove{{Slave: "web17", From: "m1", To: "m2"}, {Slave: "web19", From: "m1", To: "m3"}},
 		report: console.VerifyReport{Objects: 15000, Bytes: 412 << 20, TookMS: 2100},
 		found:  console.RecoverReport{ID: "cafe", Shards: []console.RecoveredShard{{Name: "www", FSID: 7, Action: "created", Generation: 42}}},
 		changes: []console.Change{
@@ -241,7 +272,7 @@ func newBench(t *testing.T) *bench {
 				{
 					Name: "m1", Instance: "5f1c", State: "serving", Self: true, Version: "v1.2", Addresses: console.Addresses{NFS: "10.0.0.1:2049", Peer: "10.0.0.1:7050"},
 					StartedAt: now.Add(-50 * time.Hour), LeaseAgeMS: 840, LeaseTTLMS: 5000, EtcdRole: "leader", Leads: 1, Serves: map[string]uint64{"www": 41},
-					Lag: map[string]uint64{"www": 1}, Sources: []string{"www"}, Clients: 10, Store: &console.StoreStatus{Disk: 500 << 20, Free: 80 << 30},
+					Lag: map[string]uint64{"www": 1}, Sources: []string{"www"}, Clients: 10, Slots: 10, Slaves: 1, Readers: 2, Away: 1, Store: &console.StoreStatus{Disk: 500 << 20, Free: 80 << 30},
 				},
 				{
 					Name: "m2", State: "draining", Version: "v1.1", Addresses: console.Addresses{NFS: "10.0.0.2:2049", Peer: "10.0.0.2:7050"},
@@ -252,6 +283,22 @@ func newBench(t *testing.T) *bench {
 					Lag: map[string]uint64{"www": 2}, Serves: map[string]uint64{"www": 40},
 				},
 			},
+			Slaves: console.SlavesStatus{Total: 3, Heard: 2, Away: 1, Shown: []console.SlaveStatus{
+				{
+					Name: "db1", Master: "m2", Since: now.Add(-3 * time.Hour), Mode: "mount", Address: netip.MustParseAddr("10.0.0.77"),
+					EnrolledAt: now.Add(-72 * time.Hour), SeenAt: now.Add(-26 * time.Hour),
+				},
+				{
+					Name: "web17", Master: "m1", Reads: "m1", Fallbacks: []string{"m2", "m3"}, Since: now.Add(-50 * time.Hour), Mode: "relay",
+					Address: netip.MustParseAddr("10.0.0.17"), Instance: "b2c4", Version: "v1.2", EnrolledAt: now.Add(-72 * time.Hour), SeenAt: now,
+					Mounts: []console.SlaveMount{{Name: "_nfs._tcp.web17.slaves.prod.example", Shard: "www", Dir: "/srv/www"}}, MoreMounts: 2,
+					Last: &console.SlaveReattach{At: now.Add(-4 * time.Hour), TookMS: 19, From: "m3", To: "m1", Why: "connection closed\x1b[2J"},
+				},
+				{
+					Name: "web18", Master: "m2", Reads: "m1", Since: now.Add(-time.Minute), Mode: "direct", Address: netip.MustParseAddr("10.0.0.18"), SeenAt: now,
+					Last: &console.SlaveReattach{At: now.Add(-20 * time.Second), TookMS: 1310, From: "m2", To: "m1", Why: "no answer"},
+				},
+			}},
 			Warnings: []string{"www: 1 copy of 2", "www: object abc is missing on m1"},
 		},
 	}

@@ -105,9 +105,8 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.AddCommand(
 		a.serveCommand(), a.statusCommand(), a.publishCommand(), a.rollbackCommand(), a.historyCommand(), a.diffCommand(),
-		a.sourceCommand(), a.shardCommand(), a.masterCommand(), a.tokenCommand(), a.verifyCommand(), a.recoverCommand(),
-		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.agentCommand(), a.doctorCommand(),
-		a.versionCommand(),
+		a.sourceCommand(), a.shardCommand(), a.masterCommand(), a.slaveCommand(), a.rebalanceCommand(), a.tokenCommand(), a.verifyCommand(), a.recoverCommand(),
+		a.mountCommand(), a.umountCommand(), a.mountsCommand(), a.agentCommand(), a.doctorCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -83,6 +83,10 @@ func TestTranscripts(t *testing.T) {
 		"master": {
 			"master list", "master drain m2", "master undrain m2", "master remove m2", "master remove m2 --yes", "master drain m2 -o json", "master drain M2",
 		},
+		"slave": {
+			"slave list", "slave show web17", "slave show db1", "slave show no", "slave show web18 -o json", "slave move web17 m2", "slave move web17 m2 -o json",
+			"slave move Web17 m2", "slave move web17 M2", "slave forget web17", "slave forget web17 -o json", "rebalance --dry-run", "rebalance", "rebalance -o json",
+		},
 		"lead": {
 			"shard lead www m2", "shard lead www m2 -o json", "shard recover www", "shard recover www --accept-loss", "shard recover www -o json",
 			"shard recover zoo --accept-loss",
@@ -125,6 +129,13 @@ func TestExitCodes(t *testing.T) {
 		{console.Errorf(console.ErrForbidden, "no"), "publish www", 1, "no"},
 		{console.Errorf(console.ErrUnauthorized, "the token expired"), "publish www", 1, "nfs-fleet: the token expired\n"},
 		{console.Errorf(console.ErrConflict, "m2 is not in step"), "shard lead www m2", 1, "not in step"},
+		{console.Errorf(console.ErrConflict, "master m2 is drained"), "slave move web17 m2", 1, "is drained"},
+		{console.Errorf(console.ErrNotFound, "no slave"), "slave forget web17", 3, "no slave"},
+		{console.Errorf(console.ErrNoQuorum, "etcd has no quorum"), "rebalance", 4, "no quorum"},
+		{nil, "slave", 2, "name what to do; see `nfs-fleet slave --help`"},
+		{nil, "slave move web17", 2, "see `nfs-fleet slave move --help`"},
+		{nil, "slave move a/b m2", 2, "lower-case"},
+		{nil, "rebalance now", 2, "unknown command"},
 		{nil, "shard lead www", 2, "see `nfs-fleet shard lead --help`"},
 		{nil, "master", 2, "name what to do; see `nfs-fleet master --help`"},
 		{nil, "token", 2, "name what to do"},
@@ -212,6 +223,29 @@ func TestServerFromEnvironment(t *testing.T) {
 	t.Setenv("NFS_FLEET_SERVER", b.url)
 	if s := speak(t, &app{}, "status"); s.code != 0 || !strings.Contains(s.out, "www") {
 		t.Errorf("%+v", s)
+	}
+}
+
+// A fleet of many slaves is summed up, and those that want attention are shown.
+func TestManySlaves(t *testing.T) {
+	b := newBench(t)
+	b.status.Slaves.Total, b.status.Slaves.Heard, b.status.Slaves.Shown = 10000, 9998, b.status.Slaves.Shown[2:]
+	s := b.command(t, "status")
+	if !strings.Contains(s.out, "10,000 slaves, 9,998 heard of now, 1 away from home, 0 without a home: `nfs-fleet slave list` shows all\n") ||
+		!strings.Contains(s.out, "web18  m1 (away)") || strings.Contains(s.out, "web17") {
+		t.Error(s.out)
+	}
+}
+
+func TestNamesAreCompleted(t *testing.T) {
+	b := newBench(t)
+	for line, want := range map[string]string{
+		"slave show ": "db1\nweb17\nweb18\n:4\n", "slave move web17 ": "m1\n:4\n", "slave forget web17 ": ":4\n",
+	} {
+		s := b.command(t, append([]string{"__complete"}, strings.Split(line, " ")...)...)
+		if s.out != want {
+			t.Errorf("%q is completed by %q, want %q", line, s.out, want)
+		}
 	}
 }
 

@@ -16,11 +16,12 @@ import (
 func (a *app) masterCommand() *cobra.Command {
 	return group("master", "List, drain and remove masters",
 		a.masterListCommand(),
-		a.masterVerb("drain MASTER", "Move a master's leaderships to others, and keep them there",
-			"drain moves what a master leads to other masters and keeps it there until `undrain`, after a restart too: before an\n"+
-				"upgrade, a reboot or a removal. The master goes on serving what it has.",
+		a.masterVerb("drain MASTER", "Move a master's leaderships and slaves to others, and keep them there",
+			"drain moves what a master leads, and the slaves that read from it, to other masters, and keeps them there until\n"+
+				"`undrain`, after a restart too: before an upgrade, a reboot or a removal. Whoever stays is served all the same.\n"+
+				"Slaves do not come back by themselves: see `nfs-fleet rebalance`.",
 			(*console.Client).Drain, "%s: drained: it leads nothing until `nfs-fleet master undrain %s`\n", "drained"),
-		a.masterVerb("undrain MASTER", "Let a drained master lead again", "",
+		a.masterVerb("undrain MASTER", "Let a drained master lead and have slaves again", "",
 			(*console.Client).Undrain, "%s: takes part again%.0s\n", "undrained"),
 		a.masterRemoveCommand())
 }

@@ -23,7 +23,7 @@ func (a *app) statusCommand() *cobra.Command {
 		every time.Duration
 	)
 	cmd := &cobra.Command{
-		Use: "status", Short: "Show the fleet: shards, generations, masters",
+		Use: "status", Short: "Show the fleet: shards, generations, masters, slaves",
 		Long: "status shows the fleet as one master sees it. With --watch it goes on until interrupted; with -o json too, one\n" +
 			"object a line. docs/api.md describes the JSON.",
 		Args: cobra.NoArgs,
@@ -113,6 +113,7 @@ func statusTable(w io.Writer, st console.Status) {
 	}
 	fmt.Fprintln(w)
 	masterTable(w, st)
+	slavesPart(w, st)
 	notes := statusNotes(st)
 	if len(notes) > 0 {
 		fmt.Fprintln(w)
@@ -186,10 +187,38 @@ func masterTable(w io.Writer, st console.Status) {
 			up = strings.TrimSpace(humanize.RelTime(m.StartedAt, st.Time, "", ""))
 		}
 		cells = append(cells, []string{
-			masterName(m), stateCell(m, st.Time), m.Version, m.Addresses.NFS, up, leaseCell(m), m.EtcdRole, strconv.Itoa(m.Leads), lagCell(m), clients, held, free,
+			masterName(m), stateCell(m, st.Time), m.Version, m.Addresses.NFS, up, leaseCell(m), m.EtcdRole, strconv.Itoa(m.Leads), lagCell(m), slavesCell(m), clients, held, free,
 		})
 	}
-	rows(w, []string{"MASTER", "STATE", "VERSION", "NFS", "UP", "LEASE", "ETCD", "LEADS", "BEHIND", "CLIENTS", "STORE", "FREE"}, cells)
+	rows(w, []string{"MASTER", "STATE", "VERSION", "NFS", "UP", "LEASE", "ETCD", "LEADS", "BEHIND", "SLAVES", "CLIENTS", "STORE", "FREE"}, cells)
+}
+
+// slavesCell is how many slaves have a master as their home, of how many slots, and how many others read from it.
+func slavesCell(m console.MasterStatus) string {
+	cell := strconv.Itoa(m.Slaves)
+	if m.Slots > 0 {
+		cell += "/" + strconv.Itoa(m.Slots)
+	}
+	if m.Away > 0 {
+		cell += fmt.Sprintf(" +%d away", m.Away)
+	}
+	return cell
+}
+
+// slavesPart shows the slaves, or when they are many those that want attention.
+func slavesPart(w io.Writer, st console.Status) {
+	s := st.Slaves
+	if s.Total == 0 && len(s.Shown) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	if s.Total > len(s.Shown) {
+		fmt.Fprintf(w, "%s, %s heard of now, %s away from home, %s without a home: `nfs-fleet slave list` shows all\n",
+			plural(int64(s.Total), "slave", "slaves"), humanize.Comma(int64(s.Heard)), humanize.Comma(int64(s.Away)), humanize.Comma(int64(s.Homeless)))
+	}
+	if len(s.Shown) > 0 {
+		slaveTable(w, s.Shown, st.Time)
+	}
 }
 
 // masterName marks the master that answers.
