@@ -32,7 +32,7 @@ func claim(transports []Transport, mounts []Mount, in interest) []Transport {
 	}
 	var out []Transport
 	for _, t := range transports {
-		if t.Addr.Port() != in.port || in.others[t.ID] || len(ours) == 0 {
+		if t.Addr.Port() != in.port && t.Addr.Port() != 0 || in.others[t.ID] || len(ours) == 0 {
 			continue
 		}
 		mine := in.owned[t.ID]

@@ -26,6 +26,7 @@ func TestClaim(t *testing.T) {
 			mounts: []Mount{mount("/m", "0:1", a), mount("/n", "0:2", b)}, in: interest{dirs: []string{"/m", "/n"}}, want: []string{"x", "y", "z"}},
 		{name: "nothing is mounted", transports: []Transport{transport("x", a)}},
 		{name: "another port", transports: []Transport{transport("x", "10.0.0.1:2050")}, mounts: []Mount{mount("/m", "0:1", a)}},
+		{name: "its port is not known, as it is not connected", transports: []Transport{transport("x", "10.0.0.1:0")}, mounts: []Mount{mount("/m", "0:1", a)}, want: []string{"x"}},
 		{name: "moved before this process began, to a master of ours", transports: []Transport{transport("x", b)},
 			mounts: []Mount{mount("/m", "0:1", a)}, in: interest{fleet: []netip.Addr{at(b).Addr()}}, want: []string{"x"}},
 		{name: "connected to a server that is none of ours", transports: []Transport{transport("x", b)}, mounts: []Mount{mount("/m", "0:1", a)}},

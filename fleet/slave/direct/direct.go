@@ -135,11 +135,10 @@ func (d *Direct) Flow() relay.Flow {
 	if !d.target.IsValid() || !d.flow.due(now) {
 		return d.flow.flow
 	}
-	sys := d.cfg.Kernel.sys
 	var ours []Transport
 	calls := false // wait for a reply
 	for _, t := range d.ours {
-		if t, err := sys.Transport(t.ID); err == nil {
+		if t, err := d.cfg.Kernel.transport(t.ID); err == nil {
 			ours = append(ours, t)
 			calls = calls || t.Waiting > 0
 		}

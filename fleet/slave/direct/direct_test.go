@@ -318,3 +318,22 @@ func TestBreakers(t *testing.T) {
 		t.Errorf("no sysfs: %v", err)
 	}
 }
+
+// A process that begins when the kernel is stuck with a master that fell silent before does not know the connection's local
+// port, and gets the kernel out nevertheless.
+func TestBeginWhileStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(masterA, masterB)
+		w.mount("/m", "1", masterA, 1)
+		w.set(masterA, silent)
+		w.call(1)
+		if err := w.Aim("1/xprt-a", masterA.Addr()); err != nil { // closes it, and is closing for ever
+			t.Fatal(err)
+		}
+		d := newDirect(t, NewKernel(w, zerolog.Nop()), "/m")
+		d.Switch(masterB)
+		if took := until(t, 10*time.Second, w.readable); took > 200*time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+	})
+}

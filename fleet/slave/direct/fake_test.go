@@ -44,6 +44,15 @@ type transport struct {
 	heardAt time.Time
 }
 
+// shown is what Linux shows of it: no ports while it is not connected.
+func (t *transport) shown() Transport {
+	out := t.Transport
+	if !t.Connected {
+		out.LocalPort, out.Addr = 0, netip.AddrPortFrom(t.Addr.Addr(), 0)
+	}
+	return out
+}
+
 func newWorld(masters ...netip.AddrPort) *world {
 	w := &world{masters: make(map[netip.AddrPort]fate), transports: make(map[string]*transport), fenced: make(map[netip.Addr]int)}
 	w.changed = sync.NewCond(&w.mu)
@@ -140,7 +149,7 @@ func (w *world) Transports() ([]Transport, error) {
 	}
 	var out []Transport
 	for _, t := range w.transports {
-		out = append(out, t.Transport)
+		out = append(out, t.shown())
 	}
 	return out, nil
 }
@@ -149,7 +158,7 @@ func (w *world) Transport(id string) (Transport, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if t := w.transports[id]; t != nil {
-		return t.Transport, nil
+		return t.shown(), nil
 	}
 	return Transport{}, errors.New("gone")
 }

@@ -3,6 +3,8 @@ package direct
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"sync"
 
 	"github.com/rs/zerolog"
@@ -13,14 +15,15 @@ type Kernel struct {
 	sys System
 	log zerolog.Logger
 
-	mu      sync.Mutex         // guards what follows
-	owners  map[string]*Direct // of transports, by ID
-	breaker Breaker            // chosen when first needed; nil: not yet, or there is none
+	mu      sync.Mutex           // guards what follows
+	owners  map[string]*Direct   // of transports, by ID
+	seen    map[string]Transport // as they were when last connected
+	breaker Breaker              // chosen when first needed; nil: not yet, or there is none
 }
 
 // NewKernel returns the Kernel of a System. What an earlier process left in the packet filter is removed.
 func NewKernel(sys System, log zerolog.Logger) *Kernel {
-	k := &Kernel{sys: sys, log: log, owners: make(map[string]*Direct)}
+	k := &Kernel{sys: sys, log: log, owners: make(map[string]*Direct), seen: make(map[string]Transport)}
 	if b, err := k.choose(); err == nil {
 		if err := b.Sweep(); err != nil {
 			log.Warn().Err(err).Str("by", b.Name()).Msg("cannot remove what an earlier process left in the packet filter")
@@ -80,9 +83,11 @@ func (k *Kernel) transports(d *Direct, in interest) ([]Transport, error) {
 	defer k.mu.Unlock()
 	in.owned, in.others = make(map[string]bool), make(map[string]bool)
 	there := make(map[string]bool)
-	for _, t := range all {
+	for i, t := range all {
 		there[t.ID] = true
+		all[i] = k.complete(t)
 	}
+	maps.DeleteFunc(k.seen, func(id string, _ Transport) bool { return !there[id] })
 	for id, owner := range k.owners {
 		switch {
 		case !there[id]:
@@ -94,10 +99,36 @@ func (k *Kernel) transports(d *Direct, in interest) ([]Transport, error) {
 		}
 	}
 	ours := claim(all, mounts, in)
-	for _, t := range ours {
+	for i, t := range ours {
 		k.owners[t.ID] = d
+		ours[i].Addr = netip.AddrPortFrom(t.Addr.Addr(), in.port)
 	}
 	return ours, nil
+}
+
+// transport looks at one transport again.
+func (k *Kernel) transport(id string) (Transport, error) {
+	t, err := k.sys.Transport(id)
+	if err != nil {
+		return t, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.complete(t), nil
+}
+
+// complete adds what the kernel says of a transport only while it is connected. k.mu is held.
+func (k *Kernel) complete(t Transport) Transport {
+	if t.Addr.Port() != 0 && t.LocalPort != 0 {
+		k.seen[t.ID] = t
+		return t
+	}
+	was := k.seen[t.ID]
+	t.LocalPort = was.LocalPort
+	if t.Addr.Port() == 0 {
+		t.Addr = netip.AddrPortFrom(t.Addr.Addr(), was.Addr.Port())
+	}
+	return t
 }
 
 // disown gives up all that d owns.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -65,46 +66,48 @@ func (l *Linux) Transports() ([]Transport, error) {
 // Transport implements System.
 func (l *Linux) Transport(id string) (Transport, error) {
 	dir := filepath.Join(l.Root+switchesDir, id)
-	var texts [3]string
-	for i, name := range []string{"dstaddr", "xprt_info", "xprt_state"} {
+	var texts [4]string
+	for i, name := range []string{"dstaddr", "xprt_info", "xprt_state", "../xprt_switch_info"} {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			return Transport{}, err
 		}
 		texts[i] = string(b)
 	}
-	return parseTransport(id, texts[0], texts[1], texts[2])
+	return parseTransport(id, texts[0], texts[1], texts[2], texts[3])
 }
 
-// parseTransport reads what sysfs says of a transport.
-func parseTransport(id, dstaddr, info, state string) (Transport, error) {
+// parseTransport reads what sysfs says of a transport. Since 5.17 info is "<closed>" while it is not connected; then all that
+// is known of its calls is how many there are on all transports of its switch.
+func parseTransport(id, dstaddr, info, state, switchInfo string) (Transport, error) {
 	t := Transport{ID: id}
 	addr, err := netip.ParseAddr(strings.TrimRight(dstaddr, "\n\x00"))
 	if err != nil {
 		return t, fmt.Errorf("address of %s: %w", id, err)
 	}
-	var port uint64
+	values := parseInfo(info)
+	if len(values) > 0 {
+		t.Waiting = values["pending_q_len"] + values["sending_q_len"] + values["backlog_q_len"]
+	} else {
+		t.Waiting = parseInfo(switchInfo)["queue_len"]
+	}
+	t.LocalPort = uint16(values["src_port"])
+	t.Addr = netip.AddrPortFrom(addr.Unmap(), uint16(values["dst_port"]))
+	words := strings.FieldsFunc(state, func(r rune) bool { return r == '=' || r == ' ' || r == '\n' || r == 0 })
+	t.Connected = slices.Contains(words, "CONNECTED")
+	return t, nil
+}
+
+// parseInfo reads lines of KEY=NUMBER. Others are passed over, and so are numbers that nothing here can have.
+func parseInfo(info string) map[string]int {
+	out := make(map[string]int)
 	for line := range strings.Lines(info) {
 		key, value, _ := strings.Cut(strings.TrimRight(line, "\n\x00"), "=")
-		n, err := strconv.ParseUint(value, 10, 32)
-		if err != nil {
-			continue // not one of those that are wanted
-		}
-		switch key {
-		case "dst_port":
-			port = n
-		case "src_port":
-			t.LocalPort = uint16(n)
-		case "pending_q_len", "sending_q_len", "backlog_q_len":
-			t.Waiting += int(n)
+		if n, err := strconv.ParseUint(value, 10, 20); err == nil {
+			out[key] = int(n)
 		}
 	}
-	t.Addr = netip.AddrPortFrom(addr.Unmap(), uint16(port))
-	words := strings.FieldsFunc(state, func(r rune) bool { return r == '=' || r == ' ' || r == '\n' || r == 0 })
-	for _, w := range words {
-		t.Connected = t.Connected || w == "CONNECTED"
-	}
-	return t, nil
+	return out
 }
 
 // devices says which file systems use a transport switch; nil: the kernel does not say.

@@ -55,13 +55,16 @@ func TestTransports(t *testing.T) {
 		files[switchesDir+"/"+dir+"/xprt_info"] = seenInfo
 		files[switchesDir+"/"+dir+"/xprt_state"] = seenState
 	}
-	files[switchesDir+"/switch-0/xprt_switch_info"] = "num_xprts=2\n"
+	for _, sw := range []string{"switch-0", "switch-1"} {
+		files[switchesDir+"/"+sw+"/xprt_switch_info"] = "num_xprts=2\nqueue_len=7\n"
+	}
 	files[switchesDir+"/switch-2/xprt-4-local/dstaddr"] = "/run/rpcbind.sock\n"
+	files[switchesDir+"/switch-1/xprt-3-tcp/xprt_info"] = "<closed>\n"
 	files[switchesDir+"/switch-1/xprt-3-tcp/xprt_state"] = "state=LOCKED  CONNECTING  BOUND\n"
 	want := []Transport{
 		{ID: "switch-0/xprt-0-tcp", Addr: at("10.77.0.2:2049"), LocalPort: 1005, Connected: true, Waiting: 5},
 		{ID: "switch-0/xprt-1-tcp", Addr: at("[2001:db8::1]:2049"), LocalPort: 1005, Connected: true, Waiting: 5},
-		{ID: "switch-1/xprt-3-tcp", Addr: at("10.77.0.3:2049"), LocalPort: 1005, Waiting: 5},
+		{ID: "switch-1/xprt-3-tcp", Addr: at("10.77.0.3:0"), Waiting: 7},
 	}
 	got, err := tree(t, files, nil).Transports()
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -118,7 +121,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("10.77.0.2\n", seenInfo, seenState)
 	f.Add("fe80::1%eth0\n", "dst_port=99999999999\nsrc_port=-1\npending_q_len", "")
 	f.Fuzz(func(t *testing.T, addr, info, state string) {
-		if tr, err := parseTransport("x", addr, info, state); err == nil && !tr.Addr.Addr().IsValid() {
+		if tr, err := parseTransport("x", addr, info, state, info); err == nil && !tr.Addr.Addr().IsValid() {
 			t.Errorf("%+v", tr)
 		}
 		for _, m := range parseMounts([]byte(info)) {

@@ -2,7 +2,6 @@ package direct
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -23,7 +22,8 @@ type change struct {
 	began  time.Time
 	looked bool
 
-	aims  map[string]*aim // by transport
+	from  map[string]netip.Addr // where transports were connected to
+	aims  map[string]*aim       // by transport
 	stale map[uint64]time.Time
 }
 
@@ -43,7 +43,7 @@ type deeds struct {
 func newChange(to netip.AddrPort, urgent, first bool, now time.Time) *change {
 	return &change{
 		to: to, urgent: urgent, first: first, began: now,
-		aims: make(map[string]*aim), stale: make(map[uint64]time.Time),
+		from: make(map[string]netip.Addr), aims: make(map[string]*aim), stale: make(map[uint64]time.Time),
 	}
 }
 
@@ -65,10 +65,11 @@ func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
 	var d deeds
 	d.done = true
 	for _, t := range ours {
-		i := slices.IndexFunc(sockets, func(s Socket) bool { return s.of(t) })
-		var s *Socket
-		if i >= 0 {
-			s = &sockets[i]
+		if _, ok := c.from[t.ID]; !ok {
+			c.from[t.ID] = t.Addr.Addr()
+		}
+		s := c.socket(t, sockets)
+		if s != nil {
 			c.judge(now, t, *s)
 		}
 		a := c.aims[t.ID]
@@ -87,6 +88,19 @@ func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
 	}
 	c.looked = true
 	return d
+}
+
+// socket finds a transport's socket; nil: it has none.
+func (c *change) socket(t Transport, sockets []Socket) *Socket {
+	for i, s := range sockets {
+		// The local port is not known when this process has never seen the transport connected. Then what leads to the old
+		// master is taken for it: whatever else that is, it is as dead.
+		old := t.LocalPort == 0 && s.Remote == netip.AddrPortFrom(c.from[t.ID], c.to.Port()) && s.Remote != c.to
+		if s.of(t) || old {
+			return &sockets[i]
+		}
+	}
+	return nil
 }
 
 // judge finds out whether a transport's socket has to go.

@@ -33,10 +33,11 @@ type System interface {
 // Transport is one of the kernel's connections to an NFS server; it outlives the TCP connections that it is made of.
 type Transport struct {
 	ID        string         // its directory in sysfs: unique until the next boot, but for a transport that is gone
-	Addr      netip.AddrPort // where it is connected to, or will be
+	Addr      netip.AddrPort // where it is connected to, or will be; port 0: not known, while it is not connected
 	LocalPort uint16         // of its TCP connection; 0: not known
 	Connected bool
-	// Waiting is how many calls wait for their reply, or to be sent.
+	// Waiting is how many calls wait for their reply, or to be sent; while it is not connected, with those of the others of
+	// the same mount.
 	Waiting int
 	// Devices are the file systems that use it, as st_dev is written in mountinfo; nil: the kernel does not say (before 6.5).
 	Devices []string
