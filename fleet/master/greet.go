@@ -49,7 +49,7 @@ func (m *Master) receive(r *reception, s slaveSighting, g *guide) {
 		return
 	}
 	r.alone, r.behind = g.alone, !g.places[m.cfg.Name].inStep
-	if enrols && m.stays.note(s, g.revision, m.slaves.readsHere(s)) {
+	if enrols && m.stays.note(s, g.view.SlavesRevision, m.slaves.readsHere(s)) {
 		m.log.Warn().Str("slave", s.Slave).Stringer("from", s.From.Addr()).Msg("two machines greet under one name: mount on one of them by another name")
 	}
 	if home, ok := g.view.Slaves[s.Slave]; ok && g.fit(home.Master) && home.Master != m.cfg.Name {
@@ -112,7 +112,7 @@ func (m *Master) leaving() (why string, closing bool) {
 	switch {
 	case m.draining.Load():
 		return "it is stopping", true
-	case m.steppedDown.Load():
+	case m.steppedDown.Load() || m.sendingAway.Load():
 		return "it has lost its lease", true
 	case drained:
 		return "it is drained", false

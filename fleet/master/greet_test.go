@@ -103,3 +103,18 @@ func put(t *testing.T, c *clientv3.Client, key string, value any) {
 		t.Fatal(err)
 	}
 }
+
+// slaveIn reads a slave's record; the zero value: there is none.
+func slaveIn(t *testing.T, c *clientv3.Client, fleetName, name string) (s fleet.Slave) {
+	t.Helper()
+	resp, err := c.Get(t.Context(), fleet.KeysOf(fleetName).Slave(name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kv := range resp.Kvs {
+		if err := json.Unmarshal(kv.Value, &s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}

@@ -72,7 +72,7 @@ func (m *Master) makeGuide(w *guideWork) {
 		}
 	}
 	m.guide.Store(newGuide(surroundings{
-		view: v, self: self, away: m.draining.Load() || m.steppedDown.Load(), loads: w.loads, domain: domain, addresses: m.addressesOf,
+		view: v, self: self, away: m.draining.Load() || m.steppedDown.Load() || m.sendingAway.Load(), loads: w.loads, domain: domain, addresses: m.addressesOf,
 		keeps: func(master string) bool {
 			if master == self.Name {
 				return p.keeps(v, own)

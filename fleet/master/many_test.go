@@ -12,6 +12,12 @@ import (
 // several is a fleet of masters in this process, with an etcd beside them. The first one has a source for www.
 func several(t *testing.T, names ...string) (map[string]*running, *etcdtest.Server) {
 	t.Helper()
+	return severalWith(t, func(*Config) {}, names...)
+}
+
+// severalWith is several with other settings.
+func severalWith(t *testing.T, change func(*Config), names ...string) (map[string]*running, *etcdtest.Server) {
+	t.Helper()
 	server := etcdtest.New(t)
 	fleetName := etcdtest.FleetName()
 	all := map[string]*running{}
@@ -22,6 +28,7 @@ func several(t *testing.T, names ...string) (map[string]*running, *etcdtest.Serv
 		if i > 0 {
 			c.Sources = map[string]SourceConfig{}
 		}
+		change(&c)
 		all[name] = start(t, c)
 	}
 	return all, server

@@ -84,6 +84,7 @@ type Master struct {
 	guiding     chan struct{}         // runGuide is to look again
 	guide       atomic.Pointer[guide] // nil: etcd has never answered
 	addresses   *addressBook          // of masters
+	sendingAway atomic.Bool           // slaves are told to go: it is about to step down
 	steppedDown atomic.Bool
 	confirmedAt time.Time   // when another master last said that it has a lease and this one has none; only runStepDown uses it
 	foreign     atomic.Bool // etcd holds another fleet than the one of this disk
@@ -158,7 +159,10 @@ func Run(ctx context.Context, cfg Config, version string, log zerolog.Logger) er
 	m.draining.Store(true)
 	m.guideSoon()
 	if err == nil {
-		m.farewell()
+		var heirs sync.WaitGroup
+		heirs.Go(m.farewell)
+		m.seeOff(base, stopNotice)
+		heirs.Wait()
 	}
 	cancel()
 	if late := parts.stop(time.Until(deadline)); len(late) > 0 {

@@ -48,24 +48,14 @@ func (r *running) records(what, name string, qtype uint16, ok func([]string) boo
 	r.Fatalf("%s: %s is answered %q, %v", what, name, got, err)
 }
 
-// severalWithDNS is a fleet of masters that answer DNS questions.
+// severalWithDNS is a fleet of masters that answer DNS questions. m1 alone is set to a domain.
 func severalWithDNS(t *testing.T, names ...string) (map[string]*running, *etcdtest.Server) {
 	t.Helper()
-	server := etcdtest.New(t)
-	fleetName := etcdtest.FleetName()
-	all := map[string]*running{}
-	for i, name := range names {
-		c := testConfig(t)
-		c.Name, c.Fleet, c.Etcd, c.Listen.DNS = name, fleetName, Default().Etcd, etcdtest.FreeAddress()
-		c.Etcd.Endpoints = []string{server.URL()}
-		if i > 0 {
-			c.Sources = map[string]SourceConfig{}
-		} else {
-			c.Domain = "prod.example" // the others take it from this one
+	return severalWith(t, func(c *Config) {
+		if c.Listen.DNS = etcdtest.FreeAddress(); c.Name == "m1" {
+			c.Domain = "prod.example"
 		}
-		all[name] = start(t, c)
-	}
-	return all, server
+	}, names...)
 }
 
 func TestEveryMasterAnswersDNS(t *testing.T) {

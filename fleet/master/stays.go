@@ -2,6 +2,7 @@ package master
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -29,18 +30,20 @@ type stays struct {
 
 // stay is one slave's.
 type stay struct {
-	since  int64     // the revision of the fleet when it began
-	last   time.Time // the last greeting
-	asked  int64     // the revision of the placement that the slave is told to follow
-	from   time.Time // since when it is told
-	twin   time.Time // when another machine of this name was last heard of
-	now    string    // the instance that greeted last
-	before string    // the one that greeted before
-	turned time.Time // when that last did
+	reads  bool       // it reads here, and does not only look whether it may come
+	since  int64      // the revision of the slaves' records when it began
+	last   time.Time  // the last greeting
+	place  netip.Addr // where it came from
+	asked  int64      // the revision of the placement that the slave is told to follow
+	from   time.Time  // since when it is told
+	twin   time.Time  // when another machine of this name was last heard of
+	now    string     // the instance that greeted last
+	before string     // the one that greeted before
+	turned time.Time  // when that last did
 }
 
-// note takes a greeting into account, at a revision of the fleet. reads is whether the slave reads here. It reports that
-// two machines share the name, once.
+// note takes a greeting into account, at a revision of the slaves' records. reads is whether the slave reads here. It reports
+// that two machines share the name, once.
 func (s *stays) note(said slaveSighting, revision int64, reads bool) (twins bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,11 +51,8 @@ func (s *stays) note(said slaveSighting, revision int64, reads bool) (twins bool
 	if !known && !s.roomLocked(said.At) {
 		return false
 	}
-	if !reads || !known || said.At.Sub(st.last) > stayGap || st.since == 0 {
-		st.since, st.asked = 0, 0
-		if reads {
-			st.since = max(revision, 1)
-		}
+	if !reads || !st.reads || said.At.Sub(st.last) > stayGap {
+		st.reads, st.since, st.asked = reads, revision, 0
 	}
 	if said.Instance != st.now {
 		if said.Instance == st.before && said.At.Sub(st.turned) < twinGap {
@@ -61,7 +61,7 @@ func (s *stays) note(said slaveSighting, revision int64, reads bool) (twins bool
 		st.before, st.turned = st.now, st.last
 		st.now = said.Instance
 	}
-	st.last = said.At
+	st.last, st.place = said.At, said.From.Addr().Unmap()
 	s.all[said.Slave] = st
 	return twins
 }
@@ -87,7 +87,7 @@ func (s *stays) moved(said slaveSighting, home fleet.Slave) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st, known := s.all[said.Slave]
-	if !known || st.since == 0 || home.Placed <= st.since {
+	if !known || !st.reads || home.Placed <= st.since {
 		return ""
 	}
 	if st.asked != home.Placed {
@@ -100,14 +100,14 @@ func (s *stays) moved(said slaveSighting, home fleet.Slave) string {
 	return home.Master
 }
 
-// readers names the slaves that have greeted lately and read here.
-func (s *stays) readers(now time.Time, lately time.Duration) map[string]bool {
+// lately are the slaves that have greeted within a time, by where they are, with whether they are known to read here.
+func (s *stays) lately(now time.Time, within time.Duration) map[netip.Addr]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := map[string]bool{}
-	for name, st := range s.all {
-		if st.since != 0 && now.Sub(st.last) <= lately {
-			out[name] = true
+	out := map[netip.Addr]bool{}
+	for _, st := range s.all {
+		if now.Sub(st.last) <= within {
+			out[st.place] = out[st.place] || st.reads
 		}
 	}
 	return out

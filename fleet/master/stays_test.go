@@ -2,6 +2,7 @@ package master
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +13,7 @@ import (
 
 // greets is a slave's greeting so long after the beginning.
 func greets(name, instance string, after time.Duration) slaveSighting {
-	return slaveSighting{Greeting: hello.Greeting{Slave: name, Instance: instance}, At: time.Unix(1000, 0).Add(after)}
+	return slaveSighting{Greeting: hello.Greeting{Slave: name, Instance: instance}, From: netip.MustParseAddrPort("10.0.0.1:700"), At: time.Unix(1000, 0).Add(after)}
 }
 
 func TestWhoIsAskedToGoHome(t *testing.T) {
@@ -116,8 +117,8 @@ func TestStaysAreBounded(t *testing.T) {
 	if s.note(late, 1, true); len(s.all) != 1 {
 		t.Errorf("%d are kept after all but one have gone", len(s.all))
 	}
-	if got := s.readers(late.At, time.Minute); !got["late"] || len(got) != 1 {
-		t.Errorf("readers: %v", got)
+	if got := s.lately(late.At, time.Minute); len(got) != 1 || !got[late.From.Addr()] {
+		t.Errorf("lately: %v", got)
 	}
 }
 

@@ -33,6 +33,7 @@ func (m *Master) stepDown(ctx context.Context) {
 		m.confirmed(ctx) // a removed master learns of it only from others
 	}
 	if lease.Alive || lease.ID == 0 {
+		m.sendingAway.Store(false)
 		if m.steppedDown.Swap(false) {
 			m.guideSoon()
 			m.log.Info().Msg("this master has a lease again: serving")
@@ -54,6 +55,14 @@ func (m *Master) stepDown(ctx context.Context) {
 	if now == was || m.election.Lease().Alive {
 		return
 	}
+	if now { // slaves are told to go before they are made to
+		m.sendingAway.Store(true)
+		m.guideSoon()
+		if m.seeOff(ctx, downNotice); m.election.Lease().Alive {
+			return
+		}
+	}
+	m.sendingAway.Store(false)
 	m.steppedDown.Store(now)
 	m.guideSoon()
 	if !now {
