@@ -1,0 +1,266 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nfs-fleet/nfs-fleet/e2e/known"
+	"github.com/nfs-fleet/nfs-fleet/e2e/wire"
+)
+
+// AgentMount is a mount as `mounts -o json` shows it.
+type AgentMount struct {
+	Name, Path, Dir, Via, Addr, Slave, Master, State, Since, Why, Home string
+	Order                                                              []string
+	Reattach                                                           *struct {
+		TookMS   float64 `json:"took_ms"`
+		From, To string
+		Why      string
+		Planned  bool
+	} `json:"last_reattach"`
+}
+
+// Mounts returns the mounts of a slave, as its agent tells them.
+func (s *Slave) Mounts() []AgentMount {
+	s.t.Helper()
+	var status struct{ Mounts []AgentMount }
+	out := s.Must(product(s.t), "mounts", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		s.t.Fatalf("mounts -o json: %v\n%s", err, out)
+	}
+	return status.Mounts
+}
+
+// mountOf returns the mount at a directory.
+func (s *Slave) mountOf(dir string) AgentMount {
+	s.t.Helper()
+	for _, m := range s.Mounts() {
+		if m.Dir == dir {
+			return m
+		}
+	}
+	s.t.Fatalf("the agent knows no mount at %s: %+v", dir, s.Mounts())
+	return AgentMount{}
+}
+
+// agentProcesses returns the process ids of the agent's keeper and its worker.
+func (s *Slave) agentProcesses() (keeper, worker int) {
+	s.t.Helper()
+	for line := range strings.Lines(s.Must("ps", "-eo", "pid,args")) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || fields[1] != product(s.t) || fields[2] != "agent" {
+			continue
+		}
+		pid, err := strconv.Atoi(fields[0])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if fields[len(fields)-1] == "--kept" {
+			worker = pid
+		} else {
+			keeper = pid
+		}
+	}
+	return keeper, worker
+}
+
+// mountHelper makes mount(8) of the slave find this product as the helper for the type nfs-fleet.
+func (s *Slave) mountHelper() {
+	s.t.Helper()
+	s.Must("sh", "-ec", `mkdir /mnt/.sbin
+		mount --bind /usr/sbin /mnt/.sbin
+		mount -t tmpfs none /usr/sbin
+		ln -s /mnt/.sbin/* /usr/sbin/
+		ln -s "$0" /usr/sbin/mount.nfs-fleet`, product(s.t))
+}
+
+// nameServers are the fleet's masters as name servers.
+func (f *Fleet) nameServers() string {
+	var list []string
+	for _, m := range f.Masters {
+		list = append(list, m.Host.Addr+":5353")
+	}
+	return strings.Join(list, ",")
+}
+
+// slaveName is the SRV name of the slave web17 in the fleets of these tests.
+const slaveName = "_nfs._tcp.web17.slaves.prod.example"
+
+// agentPause bounds a read while the agent is started anew: a slave takes a second to load a program of this size.
+const agentPause = 5 * time.Second
+
+// newAgentFleet starts three masters that serve a shard, and a slave that can look their domain up.
+func newAgentFleet(t *testing.T) (f *Fleet, s *Slave, source string) {
+	t.Helper()
+	source = t.TempDir()
+	writeFile(t, filepath.Join(source, "big"), string(known.File("big", 1, 2048)))
+	writeFile(t, filepath.Join(source, "sub/inner/file"), "inner")
+	f = StartFleet(t, FleetConfig{Masters: 3, Flags: []string{"--domain", "prod.example"}})
+	f.createShard("www")
+	f.publishAnywhere("www", source, "first")
+	f.WaitServed("www", 1, restLimit)
+	s = f.LAN.Slave(t)
+	s.mountHelper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the agent's log:\n%s", s.Run("cat", "/run/nfs-fleet/agent.log").Stdout)
+		}
+	})
+	return f, s, source
+}
+
+// A slave mounts by SRV name, with the kernel's own client and an agent that nobody started before, and reads on while its
+// master is killed, while the agent is, and while the agent is changed for a new version: no error, no remount.
+func TestAgent(t *testing.T) {
+	f, s, source := newAgentFleet(t)
+	bin := product(t)
+	s.Must("mkdir", "-p", "/mnt/www")
+	s.Must(bin, "mount", "-v", "--dns", f.nameServers(), slaveName+":/www", "/mnt/www")
+	s.SameTree(source, "/mnt/www")
+	reader := s.Watch(wire.Watch{Path: "/mnt/www/big", Name: "big", Reads: 100, Pace: time.Millisecond})
+	stream := s.Watch(wire.Watch{Path: "/mnt/www/big", Name: "big", Stream: true, Pace: 5 * time.Millisecond})
+	look := func(what string) {
+		t.Helper()
+		for _, w := range []*Watch{reader, stream} {
+			r := w.Window()
+			faultless(t, what, r)
+			t.Logf("%s: %d reads, longest %v, stall %v", what, r.Reads, r.Longest, r.Stall)
+			if r.Longest.Took > agentPause+r.Stall {
+				t.Errorf("%s: a read took %v, want %v at most", what, r.Longest.Took, agentPause)
+			}
+		}
+	}
+	time.Sleep(time.Second) // of undisturbed reading
+	look("undisturbed")
+
+	first := s.mountOf("/mnt/www")
+	if first.Slave != "web17" || first.Via != "relay" || first.State != "reading" || len(first.Order) != 3 {
+		t.Errorf("the mount: %+v", first)
+	}
+	f.Master(first.Master).Kill()
+	eventually(t, restLimit, "the slave reads from another master", func() bool {
+		m := s.mountOf("/mnt/www")
+		return m.State == "reading" && m.Master != first.Master && m.Reattach != nil && m.Reattach.From == first.Master
+	})
+	look("the master is killed")
+	f.Master(first.Master).Start()
+
+	keeper, worker := s.agentProcesses()
+	before := s.Must("grep", "_nfs", "/proc/self/mountinfo")
+	s.Must("kill", "-9", fmt.Sprint(worker))
+	s.awaitAgent(worker)
+	look("the agent is killed")
+
+	_, worker = s.agentProcesses()
+	s.Must("kill", "-HUP", fmt.Sprint(keeper))
+	s.awaitAgent(worker)
+	look("the agent is changed for a new one")
+	if k, _ := s.agentProcesses(); k != keeper {
+		t.Errorf("the keeper was %d and is %d", keeper, k)
+	}
+	if after := s.Must("grep", "_nfs", "/proc/self/mountinfo"); after != before {
+		t.Errorf("mounts changed:\n%s%s", before, after)
+	}
+
+	s.Must("kill", fmt.Sprint(keeper)) // it waits for the mounts
+	look("the agent is told to stop")
+	reader.Stop()
+	stream.Stop()
+	s.Must(bin, "umount", "/mnt/www")
+	eventually(t, restLimit, "the agent ends with the last mount", func() bool { k, w := s.agentProcesses(); return k == 0 && w == 0 })
+}
+
+// fstab and mount(8) know the type nfs-fleet; what is wrong is said in plain words; both ways of reattaching read on past
+// the end of a master.
+func TestMountHelper(t *testing.T) {
+	f, s, _ := newAgentFleet(t)
+	s.Must("mkdir", "-p", "/mnt/www", "/mnt/sub", "/mnt/direct")
+	var dns []string
+	for name := range strings.SplitSeq(f.nameServers(), ",") {
+		dns = append(dns, "dns="+name)
+	}
+	common := strings.Join(dns, ",") + ",_netdev,nofail,x-systemd.requires=nfs-fleet-agent.service"
+	s.Must("sh", "-c", `printf '%s /mnt/www nfs-fleet %s 0 0\n%s /mnt/sub nfs-fleet defaults,noexec 0 0\n%s /mnt/direct nfs-fleet via=direct,%s 0 0\n' "$@" >/mnt/fstab`,
+		"sh", slaveName+":/www", common, slaveName+":/www/sub", slaveName+":/www", common)
+	s.Must("mount", "-T", "/mnt/fstab", "-a")
+	table := s.Must("grep", "_nfs", "/proc/self/mountinfo")
+	s.Must("mount", "-T", "/mnt/fstab", "-a") // what is mounted is left alone
+	if again := s.Must("grep", "_nfs", "/proc/self/mountinfo"); again != table {
+		t.Errorf("mount -a mounts again:\n%s%s", table, again)
+	}
+	if n := strings.Count(table, "\n"); n != 3 {
+		t.Fatalf("%d mounts:\n%s", n, table)
+	}
+	t.Logf("mounts:\n%s", s.Must(product(t), "mounts"))
+	for dir, want := range map[string]string{"/mnt/www": "relay", "/mnt/sub": "relay", "/mnt/direct": "direct"} {
+		if m := s.mountOf(dir); m.Via != want || m.State != "reading" {
+			t.Errorf("%s: %+v", dir, m)
+		}
+	}
+	s.sayWhatIsWrong(t)
+
+	old := s.mountOf("/mnt/direct").Master
+	s.DropCaches()
+	f.Master(old).Kill()
+	for _, path := range []string{"/mnt/www/sub/inner/file", "/mnt/sub/inner/file", "/mnt/direct/sub/inner/file"} {
+		if r := s.Run("timeout", "-s", "KILL", "30", "cat", path); r.Stdout != "inner" {
+			t.Errorf("%s: %v", path, r)
+		}
+	}
+	if m := s.mountOf("/mnt/direct"); m.Master == old {
+		t.Errorf("direct: %+v", m)
+	}
+	for _, dir := range []string{"/mnt/www", "/mnt/sub", "/mnt/direct"} {
+		s.Must("umount", dir) // by umount.nfs, which talks to the master, too
+	}
+	if all := s.Mounts(); len(all) != 0 {
+		t.Errorf("the agent still knows %+v", all)
+	}
+}
+
+// sayWhatIsWrong makes mounts that cannot be.
+func (s *Slave) sayWhatIsWrong(t *testing.T) {
+	t.Helper()
+	for _, c := range []struct {
+		args string
+		code int
+		word string
+	}{
+		{slaveName + ":/nothing /mnt/www", 32, "no directory /nothing, or no such shard"},
+		{slaveName + ":/www /mnt/www", 32, "already mounted"},
+		{slaveName + ":/www /mnt/absent", 32, "does not exist"},
+		{slaveName + ":/www /etc/hostname", 32, "not a directory"},
+		{"filer:/www /mnt", 1, "no SRV name"},
+		{slaveName + ":/www /mnt -o soft", 1, "hard"},
+		{slaveName + ":/www /mnt -o dns=a:b", 1, "name server"},
+	} {
+		r := s.Run(append([]string{"/usr/sbin/mount.nfs-fleet"}, strings.Fields(c.args)...)...)
+		if r.Code != c.code || !strings.Contains(r.Stderr, c.word) {
+			t.Errorf("mount %s: %v; want exit %d and %q", c.args, r, c.code, c.word)
+		}
+	}
+}
+
+// awaitAgent waits until an agent answers that is not the worker of old.
+func (s *Slave) awaitAgent(old int) {
+	s.t.Helper()
+	eventually(s.t, restLimit, "the next agent reads", func() bool {
+		if _, w := s.agentProcesses(); w == 0 || w == old {
+			return false
+		}
+		if s.Run(product(s.t), "mounts").Code != 0 {
+			return false
+		}
+		for _, m := range s.Mounts() {
+			if m.State != "reading" {
+				return false
+			}
+		}
+		return len(s.Mounts()) > 0
+	})
+}
