@@ -18,8 +18,8 @@ TESTFLAGS ?=
 UNIT = $$($(GO) list ./... | grep -v '/e2e$$')
 
 # What the end-to-end suite runs, as Debian packages, and the commands that show that they are there.
-PACKAGES = user-mode-linux nfs-common kmod iproute2 libnfs-utils rpcbind etcd-client etcd-server rsync netbase iptables autofs bind9-dnsutils
-NEEDED   = linux.uml showmount modprobe ip nfs-ls rpcinfo etcdctl etcd rsync iptables-legacy automount dig
+PACKAGES = user-mode-linux nfs-common kmod iproute2 libnfs-utils rpcbind etcd-client etcd-server rsync netbase iptables autofs bind9-dnsutils systemd procps
+NEEDED   = linux.uml showmount modprobe ip nfs-ls rpcinfo etcdctl etcd rsync iptables-legacy automount dig systemctl pgrep
 
 .DEFAULT_GOAL := help
 
