@@ -31,11 +31,29 @@ type Conn struct {
 	onReadable  func(fd uintptr) bool
 	readN       int
 	readErr     error
+	stuck       error     // what the loop could not go on for
+	held        []byte    // a record, within in, whose call is to be postponed
+	looped      bool      // nothing may wait: the loop is at it
+	bulk        bool      // the last batch was large: the loop is not for it
 	readBy      time.Time // the deadline that is set
 	recordBegan time.Time // when the record under way began to come; zero: none is
 
+	// What the loop needs; see turn.go.
+	loop          *loop // nil when there is none for this connection
+	place         int32 // in the loop
+	turn          atomic.Uint32
+	ended         atomic.Bool   // the peer has sent its last
+	back          chan struct{} // the loop gives the connection back
+	kick          chan struct{} // holds a token when stopping
+	heard         atomic.Int64  // when the loop last answered, in Unix nanoseconds
+	idle          *time.Timer
+	onReadableNow func(fd uintptr) bool
+	onWritableNow func(fd uintptr) bool
+	wroteN        int
+
 	wmu     sync.Mutex // one writer at a time; taken after no other lock and before none
 	writeBy time.Time  // guarded by wmu: the deadline that is set
+	unsent  []byte     // guarded by wmu: what is to be written before anything else
 	torn    error      // guarded by wmu: why a write ended in the middle of a reply
 
 	mu       sync.Mutex    // guards what follows, and the order of SetReadDeadline against stopping
@@ -65,12 +83,17 @@ func (c *Conn) Stop() {
 	if c.release != nil {
 		c.release()
 	}
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
 }
 
 var errStopped = errors.New("connection stopped")
 
 func newConn(s *Server, nc net.Conn) *Conn {
-	c := &Conn{srv: s, nc: nc, since: time.Now(), freed: make(chan struct{}, 1)}
+	c := &Conn{srv: s, nc: nc, since: time.Now(), freed: make(chan struct{}, 1),
+		back: make(chan struct{}, 1), kick: make(chan struct{}, 1)}
 	c.remote, c.local = addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
@@ -78,6 +101,7 @@ func newConn(s *Server, nc net.Conn) *Conn {
 		}
 	}
 	c.onReadable = c.tryRead
+	c.onReadableNow, c.onWritableNow = c.readNow, c.writeNow
 	c.call.Conn = c
 	return c
 }
@@ -110,30 +134,51 @@ func (c *Conn) serve(ctx context.Context) error {
 	return err
 }
 
-// read is the reader's loop: take in what has come, answer it, write the answers.
+// read is the reader's loop: take in what has come, answer it, write the answers. Between them the connection may be the
+// loop's.
 func (c *Conn) read(ctx context.Context) error {
-	now := time.Now()
-	for {
-		n, err := c.fill(now)
-		if err != nil {
-			return err
+	now, n, err := time.Now(), 0, error(nil)
+	if c.loop != nil && c.loop.join(c) {
+		defer c.loop.leave(c)
+		err = c.rest(now)
+	} else {
+		c.loop = nil
+		n, err = c.fill(now)
+	}
+	for err == nil {
+		if now, err = c.answer(ctx, n); err != nil {
+			break
 		}
-		came := time.Now()
-		sent, err := c.answerAll(ctx, came)
-		more, werr := c.flush(came)
-		now = c.account(came, n, sent+more)
-		if err != nil {
-			return err
-		}
-		if werr != nil {
-			return werr
+		if n, err = c.fill(now); err == errRest { //nolint:errorlint // made by fill
+			n, err = 0, c.rest(now)
 		}
 	}
+	return err
+}
+
+// answer answers what has come, n bytes more than before, and returns the time.
+func (c *Conn) answer(ctx context.Context, n int) (now time.Time, err error) {
+	came := time.Now()
+	sent, err := c.answerAll(ctx, came)
+	more, failed := c.flush(came)
+	now = c.account(came, n, sent+more)
+	c.bulk = sent+more >= bulkAt
+	if err == nil {
+		err = failed
+	}
+	return now, err
 }
 
 // answerAll answers every whole record that is buffered. It returns the bytes that it wrote itself because they were
 // many.
 func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err error) {
+	if c.held != nil {
+		rec := c.held
+		c.held = nil
+		if err := c.postpone(ctx, rec, came); err != nil {
+			return sent, err
+		}
+	}
 	for {
 		rec, ok, err := c.in.next(c.srv.cfg.MaxRecord)
 		if err != nil || !ok {
@@ -156,6 +201,9 @@ func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err err
 			return sent, err
 		}
 		if len(c.out.b) >= flushAt {
+			if c.looped {
+				return sent, errWait
+			}
 			n, err := c.flush(came)
 			sent += n
 			if err != nil {
@@ -191,7 +239,14 @@ func (c *Conn) write(b []byte, now time.Time) error {
 			return err
 		}
 	}
-	_, err := c.nc.Write(b)
+	var err error
+	if len(c.unsent) > 0 {
+		_, err = c.nc.Write(c.unsent)
+		c.unsent = nil
+	}
+	if err == nil && len(b) > 0 {
+		_, err = c.nc.Write(b)
+	}
 	if err != nil {
 		c.torn = err
 		c.nc.Close()
@@ -247,7 +302,10 @@ func (c *Conn) tryRead(fd uintptr) bool {
 		case errors.Is(err, syscall.EAGAIN):
 			c.in.release()
 			c.dropOutput()
-			return false
+			if c.loop == nil || c.bulk || c.in.partial() {
+				return false
+			}
+			c.readErr = errRest
 		case err != nil:
 			c.readErr = os.NewSyscallError("read", err)
 		case n == 0:

@@ -4,8 +4,10 @@
 //
 // What it promises:
 //
-//   - One goroutine reads a connection. It answers every whole call that is already buffered in place, one after the
-//     other, into one output buffer, and writes them together. Neither it nor the header code allocates.
+//   - One goroutine at a time has a connection. It answers every whole call that is already buffered in place, one after
+//     the other, into one output buffer, and writes them together. Neither it nor the header code allocates. Connections
+//     with small calls only, which are answered without any waiting, share a goroutine, the loop, which looks for their
+//     calls a little longer before it sleeps; as soon as there is more to do a connection goes on with one of its own.
 //   - A program that would block says [ErrDefer]; the call is then made again with [Call.Blocking] set, on a goroutine
 //     of its own, and its reply goes out when it is ready, in any order.
 //   - A peer that does not read its replies, sends slowly, sends nonsense or goes away costs itself only: output is

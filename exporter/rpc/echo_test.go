@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -147,19 +148,28 @@ func (p peer) send(records ...[]byte) {
 // recv reads one record.
 func (p peer) recv() []byte {
 	p.t.Helper()
+	b, err := receive(p)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return b
+}
+
+// receive reads one record, which must be one fragment.
+func receive(r io.Reader) ([]byte, error) {
 	var mark [4]byte
-	if _, err := io.ReadFull(p, mark[:]); err != nil {
-		p.t.Fatalf("read a record mark: %v", err)
+	if _, err := io.ReadFull(r, mark[:]); err != nil {
+		return nil, fmt.Errorf("read a record mark: %w", err)
 	}
 	m := binary.BigEndian.Uint32(mark[:])
 	if m&lastFragment == 0 {
-		p.t.Fatalf("reply is fragmented: %#x", m)
+		return nil, fmt.Errorf("reply is fragmented: %#x", m)
 	}
 	b := make([]byte, m&^lastFragment)
-	if _, err := io.ReadFull(p, b); err != nil {
-		p.t.Fatalf("read a record of %d bytes: %v", len(b), err)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, fmt.Errorf("read a record of %d bytes: %w", len(b), err)
 	}
-	return b
+	return b, nil
 }
 
 // closed checks that the server closes the connection without another byte.

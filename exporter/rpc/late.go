@@ -22,6 +22,10 @@ var jobs = sync.Pool{New: func() any { return new(job) }}
 func (c *Conn) postpone(ctx context.Context, rec []byte, came time.Time) error {
 	cost := c.call.Cost + Headroom
 	for !c.reserve(cost) {
+		if c.looped {
+			c.held = rec
+			return errWait
+		}
 		// what is answered already must not wait for what is not
 		if _, err := c.flush(came); err != nil {
 			return err

@@ -88,8 +88,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
+	var shared *loop
+	defer func() { shared.close() }()
 	var open sync.WaitGroup
-	err := s.accept(ctx, work, l, &open)
+	err := s.accept(ctx, work, l, &shared, &open)
 	l.Close()
 
 	patience, done := context.WithTimeout(work, s.cfg.DrainTimeout)
@@ -104,7 +106,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // accept runs until l is closed by its Serve's context or by Drain.
-func (s *Server) accept(ctx, work context.Context, l net.Listener, open *sync.WaitGroup) error {
+func (s *Server) accept(ctx, work context.Context, l net.Listener, shared **loop, open *sync.WaitGroup) error {
 	pause := time.Millisecond
 	for {
 		nc, err := l.Accept()
@@ -129,6 +131,10 @@ func (s *Server) accept(ctx, work context.Context, l net.Listener, open *sync.Wa
 		}
 		pause = time.Millisecond
 		c := newConn(s, nc)
+		if c.raw != nil && *shared == nil {
+			*shared = newLoop(work, s)
+		}
+		c.loop = *shared
 		if !s.admit(c, l) {
 			s.stats.refuse.Add(1)
 			nc.Close()
