@@ -14,6 +14,10 @@
 // and what was recorded is held against etcd's own history: package history says which rules that must obey. A new fault is
 // one function in faults.go and one line in draw.go.
 //
+// What slaves are promised is measured on slaves (make failover): a survival is a fleet whose kernel slaves have mounted by SRV
+// name, whose tree is published without end, and to which events happen again and again. The files are known (package known):
+// every block says what it is, so that each read is judged on the slave; and each wait is measured there, in windows (Watch).
+//
 // A test owns what it starts: t.Cleanup stops it, logs are printed when the test failed. Every process dies with the test
 // binary, and what a killed test binary left (namespaces, directories) is swept by the next run. All names carry the test
 // binary's process id, so runs do not meet.

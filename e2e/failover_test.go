@@ -111,36 +111,6 @@ func (f *Fleet) checkHistory(t *testing.T, by map[string]string, never ...string
 	}
 }
 
-// createShard makes a shard that any client may read.
-func (f *Fleet) createShard(name string) {
-	f.t.Helper()
-	eventually(f.t, 30*time.Second, "the shard "+name, func() bool { return f.Masters[0].CLI("shard", "create", name, "--insecure").Code == 0 })
-}
-
-// publishAnywhere publishes a directory through the first master that can do it, and waits until all in step serve it.
-func (f *Fleet) publishAnywhere(shard, dir, note string) (g Generation) {
-	f.t.Helper()
-	var last Result
-	defer func() {
-		if f.t.Failed() {
-			f.t.Logf("publish %s: %v", shard, last)
-		}
-	}()
-	eventually(f.t, 30*time.Second, "a publish of "+shard, func() bool {
-		for _, m := range f.Masters {
-			if m.Down() {
-				continue
-			}
-			last = m.CLI("publish", shard, dir, "--note", note, "--wait", "-o", "json")
-			if last.Code == 0 {
-				return json.Unmarshal([]byte(last.Stdout), &g) == nil
-			}
-		}
-		return false
-	})
-	return g
-}
-
 // WaitLeader waits until the shard has a leader and returns its name.
 func (f *Fleet) WaitLeader(shard string) (name string) {
 	f.t.Helper()

@@ -160,6 +160,36 @@ func (f *Fleet) WaitServed(shard string, n uint64, limit time.Duration) {
 	})
 }
 
+// createShard makes a shard that any client may read.
+func (f *Fleet) createShard(name string) {
+	f.t.Helper()
+	eventually(f.t, 30*time.Second, "the shard "+name, func() bool { return f.Masters[0].CLI("shard", "create", name, "--insecure").Code == 0 })
+}
+
+// publishAnywhere publishes a directory through the first master that can do it, and waits until all in step serve it.
+func (f *Fleet) publishAnywhere(shard, dir, note string) (g Generation) {
+	f.t.Helper()
+	var last Result
+	defer func() {
+		if f.t.Failed() {
+			f.t.Logf("publish %s: %v", shard, last)
+		}
+	}()
+	eventually(f.t, 30*time.Second, "a publish of "+shard, func() bool {
+		for _, m := range f.Masters {
+			if m.Down() {
+				continue
+			}
+			last = m.CLI("publish", shard, dir, "--note", note, "--wait", "-o", "json")
+			if last.Code == 0 {
+				return json.Unmarshal([]byte(last.Stdout), &g) == nil
+			}
+		}
+		return false
+	})
+	return g
+}
+
 // Leader returns who leads the shard, as some master sees it; "" when nobody does.
 func (f *Fleet) Leader(shard string) string {
 	f.t.Helper()

@@ -84,3 +84,25 @@ func (p *Process) Wait(limit time.Duration) (r wire.Output) {
 	eventually(p.s.t, limit, "the end of a program on "+p.s.Addr, func() bool { r = p.Output(); return r.Ended })
 	return r
 }
+
+// Mapping is a known file that is mapped into a slave's memory.
+type Mapping struct {
+	s      *Slave
+	number int
+	name   string
+}
+
+// Map maps a known file.
+func (s *Slave) Map(path, name string) *Mapping {
+	s.t.Helper()
+	m := &Mapping{s: s, name: name}
+	s.call("Map", path, &m.number)
+	return m
+}
+
+// Version faults blocks of the mapping in from the master, and returns the version that they are of.
+func (m *Mapping) Version(from, to int) (version uint64) {
+	m.s.t.Helper()
+	m.s.call("CheckMapped", wire.Mapped{Number: m.number, Name: m.name, From: from, To: to}, &version)
+	return version
+}

@@ -25,12 +25,14 @@ type Slave struct {
 
 	watches   watches
 	processes processes
+	mappings  mappings
 }
 
 func newSlave() *Slave {
 	return &Slave{
 		files: map[int]*os.File{}, loops: map[int]*loop{},
 		watches: watches{all: map[int]*watch{}}, processes: processes{all: map[int]*process{}},
+		mappings: mappings{all: map[int]mapping{}},
 	}
 }
 

@@ -37,7 +37,7 @@ type watch struct {
 }
 
 // streamPiece is what a program that streams asks for at once.
-const streamPiece = 1 << 20
+const streamPiece = 256 << 10
 
 // StartWatch starts a reader and returns its number.
 func (s *Slave) StartWatch(a wire.Watch, number *int) error {

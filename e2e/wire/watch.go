@@ -7,7 +7,7 @@ import "time"
 type Watch struct {
 	Path string
 	Name string // of the file, as its blocks know it
-	// Stream reads the file from beginning to end in pieces of 1 MiB, as programs do, with the kernel's read-ahead and past
+	// Stream reads the file from beginning to end in pieces of 256 KiB, as programs do, with the kernel's read-ahead and past
 	// what the page cache had. Otherwise single blocks are read past the cache, at random places, Reads of them an open.
 	Stream bool
 	Reads  int
@@ -66,4 +66,11 @@ type Output struct {
 	Said  []byte // the last 256 KiB of its standard output and error
 	Ended bool
 	Code  int // its exit code, -1 for a signal
+}
+
+// Mapped asks for some blocks of a file that is mapped into memory: they are faulted in again, and checked.
+type Mapped struct {
+	Number   int
+	Name     string // of the file, as its blocks know it
+	From, To int    // blocks
 }

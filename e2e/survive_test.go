@@ -1,0 +1,42 @@
+package e2e
+
+import (
+	"flag"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+)
+
+var (
+	failoverReps   = flag.Int("reps", 0, "repetitions of each event; 0: the short form")
+	failoverEvents = flag.String("events", "", "regular expression of the events")
+	failoverVia    = flag.String("via", "", "how slaves mount: relay or direct; empty: one each")
+)
+
+// TestSlavesSurvive measures what a reader on a slave sees when something happens to the master that it reads from: under
+// constant publishing, on two kernel slaves, and prints the distribution of the worst pauses. No read may fail, be wrong or
+// go back in time.
+func TestSlavesSurvive(t *testing.T) {
+	reps, etcdAway, via := 2, 5*time.Second, []string{viaRelay, viaDirect}
+	if *failoverReps > 0 {
+		reps, etcdAway = *failoverReps, time.Minute
+	}
+	if *failoverVia != "" {
+		via = []string{*failoverVia, *failoverVia}
+	}
+	s := newSurvival(t, 2*time.Second, via...)
+	defer s.finish()
+	only := regexp.MustCompile(*failoverEvents)
+	chosen := slices.DeleteFunc(events(etcdAway), func(e event) bool { return !only.MatchString(e.name) })
+	for _, e := range chosen {
+		n := reps
+		if e.name == "etcd away" && len(chosen) > 1 {
+			n = max(1, reps/20) // a minute each
+		}
+		t.Logf("%s, %d times", e.name, n)
+		for i := range n {
+			s.repeat(e, i)
+		}
+	}
+}
