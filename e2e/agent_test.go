@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -221,6 +222,35 @@ func TestMountHelper(t *testing.T) {
 	if all := s.Mounts(); len(all) != 0 {
 		t.Errorf("the agent still knows %+v", all)
 	}
+}
+
+// autofs knows the type, too, and the map that is shipped.
+func TestAutofs(t *testing.T) {
+	needCommands(t, "automount")
+	f, s, source := newAgentFleet(t)
+	sample, err := os.ReadFile("../deploy/slave/auto.fleet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	option := "-fstype=nfs-fleet,dns=" + strings.ReplaceAll(f.nameServers(), ",", ",dns=")
+	dir := t.TempDir()
+	writeFile(t, dir+"/auto.fleet", strings.ReplaceAll(string(sample), "-fstype=nfs-fleet", option))
+	writeFile(t, dir+"/auto.master", "/mnt/fleet "+dir+"/auto.fleet --timeout=5\n")
+	s.Must("mkdir", "-p", "/mnt/fleet")
+	s.Must("modprobe", "-d", "/mnt/.kernel", "autofs4")
+	s.Must("sh", "-ec", `mkdir /mnt/.run; mount --bind "$0" /mnt/.run
+		mount -t tmpfs none /tmp # where automount tries whether it can
+		mkdir -p "$0"; mount --bind /mnt/.run "$0"`, theRun.dir)
+	// It wants a process group, which the slave's first process does not have.
+	s.Must("setsid", "-w", "automount", "--pid-file", "/run/automount.pid", dir+"/auto.master")
+	s.SameTree(source, "/mnt/fleet/www")
+	if m := s.mountOf("/mnt/fleet/www"); m.State != "reading" || m.Via != "relay" {
+		t.Errorf("the mount: %+v", m)
+	}
+	if r := s.Run("ls", "/mnt/fleet/nothing"); r.Code == 0 {
+		t.Errorf("a shard that is not there: %v", r)
+	}
+	eventually(t, restLimit, "autofs unmounts what nobody uses", func() bool { return len(s.Mounts()) == 0 })
 }
 
 // sayWhatIsWrong makes mounts that cannot be.
