@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -92,8 +93,9 @@ func (f *Fleet) nameServers() string {
 // slaveName is the SRV name of the slave web17 in the fleets of these tests.
 const slaveName = "_nfs._tcp.web17.slaves.prod.example"
 
-// agentPause bounds a read while the agent is started anew: a slave takes a second to load a program of this size.
-const agentPause = 5 * time.Second
+// agentPause bounds a read while the agent is started anew: a slave takes a second to load a program of this size, and several
+// on a machine that is busy.
+const agentPause = 10 * time.Second
 
 // newAgentFleet starts three masters that serve a shard, and a slave that can look their domain up.
 func newAgentFleet(t *testing.T) (f *Fleet, s *Slave, source string) {
@@ -179,7 +181,7 @@ func TestAgent(t *testing.T) {
 // fstab and mount(8) know the type nfs-fleet; what is wrong is said in plain words; both ways of reattaching read on past
 // the end of a master.
 func TestMountHelper(t *testing.T) {
-	f, s, _ := newAgentFleet(t)
+	f, s, source := newAgentFleet(t)
 	s.Must("mkdir", "-p", "/mnt/www", "/mnt/sub", "/mnt/direct")
 	var dns []string
 	for name := range strings.SplitSeq(f.nameServers(), ",") {
@@ -205,11 +207,29 @@ func TestMountHelper(t *testing.T) {
 	}
 	s.sayWhatIsWrong(t)
 
+	// A new version is seen by the next open, and in listings within the attribute cache's 5 seconds.
+	writeFile(t, filepath.Join(source, "sub/inner/file"), "changed")
+	writeFile(t, filepath.Join(source, "sub/inner/more"), "more")
+	for _, dir := range []string{"/mnt/www", "/mnt/direct"} {
+		s.ReadDir(dir + "/sub/inner")
+		if got, err := s.ReadFile(dir + "/sub/inner/file"); got != "inner" || err != nil {
+			t.Errorf("%s: %q, %v", dir, got, err)
+		}
+	}
+	g := f.publishAnywhere("www", source, "second")
+	f.WaitServed("www", g.Number, restLimit)
+	for _, dir := range []string{"/mnt/www", "/mnt/direct"} {
+		if got, err := s.ReadFile(dir + "/sub/inner/file"); got != "changed" || err != nil {
+			t.Errorf("%s: a new open reads %q, %v", dir, got, err)
+		}
+		eventually(t, 8*time.Second, "the new name is listed in "+dir, func() bool { return slices.Contains(s.ReadDir(dir+"/sub/inner"), "more") })
+	}
+
 	old := s.mountOf("/mnt/direct").Master
 	s.DropCaches()
 	f.Master(old).Kill()
 	for _, path := range []string{"/mnt/www/sub/inner/file", "/mnt/sub/inner/file", "/mnt/direct/sub/inner/file"} {
-		if r := s.Run("timeout", "-s", "KILL", "30", "cat", path); r.Stdout != "inner" {
+		if r := s.Run("timeout", "-s", "KILL", "30", "cat", path); r.Stdout != "changed" {
 			t.Errorf("%s: %v", path, r)
 		}
 	}
