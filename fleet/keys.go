@@ -86,6 +86,9 @@ func (k Keys) Slaves() string { return k.prefix + "slaves/" }
 // Slave is the key of one slave's record.
 func (k Keys) Slave(name string) string { return k.Slaves() + name }
 
+// SkyDNS is the key that says under which domains the fleet keeps DNS records in etcd, outside of its prefix.
+func (k Keys) SkyDNS() string { return k.prefix + "skydns" }
+
 // Mounts is the prefix of the mount records.
 func (k Keys) Mounts() string { return k.prefix + "mounts/" }
 

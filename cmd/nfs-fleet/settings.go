@@ -17,6 +17,7 @@ func bindSettings(fs *pflag.FlagSet, c *master.Config) {
 	fs.StringVar(&c.DataDir, "data-dir", c.DataDir, "`directory` of this master's data, kept across restarts")
 	fs.StringVar(&c.Advertise, "advertise", c.Advertise, "`host` name or IP address that others reach this master by (default: found out)")
 	fs.StringVar(&c.Domain, "domain", c.Domain, "the fleet's `domain` in DNS, the same on all masters (default: what another master is set to, or nfs-fleet.internal)")
+	fs.BoolVar(&c.SkyDNS, "skydns", c.SkyDNS, "keep DNS records in etcd under /skydns/ for a CoreDNS with its etcd plugin, while this master coordinates the fleet")
 	fs.DurationVar(&c.LeaseTTL, "lease-ttl", c.LeaseTTL, "time after which a silent master counts as lost; at least 2s")
 	fs.StringVar(&c.Join, "join", c.Join, "`token` by which this master joins a fleet: \"nfs-fleet token create --join\" on one of its masters prints it")
 	fs.Var(sources{c, map[string]bool{}}, "source", "publish a directory: `SHARD=DIR[,mode=manual]`; repeatable")

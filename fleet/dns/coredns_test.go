@@ -40,6 +40,7 @@ func TestAgainstCoreDNS(t *testing.T) {
 	for range 7 {
 		z.Masters = append(z.Masters, Target{Name: fmt.Sprintf("n%d", len(z.Masters)), Addresses: addrs(fmt.Sprintf("10.77.9.%d", len(z.Masters))), Port: 2049, InStep: true})
 	}
+	z.Fleet = "prod"
 	for key, value := range SkyDNS(z) {
 		if err := put(etcd, key, value); err != nil {
 			t.Fatal(err)

@@ -17,6 +17,7 @@ type skyRecord struct {
 	Priority uint16 `json:"priority,omitempty"`
 	Weight   int    `json:"weight,omitempty"`
 	TTL      int    `json:"ttl"`
+	Fleet    string `json:"fleet,omitempty"` // who keeps it; CoreDNS passes over it
 }
 
 // SkyDNS returns the zone's records as they are kept in etcd, by key, for a stock CoreDNS with its etcd plugin: the SRV
@@ -26,6 +27,7 @@ func SkyDNS(z *Zone) map[string]string {
 	x := z.look()
 	out := map[string]string{}
 	put := func(r skyRecord, path ...string) {
+		r.Fleet = z.Fleet
 		value, _ := json.Marshal(r) // of strings and numbers: it cannot fail
 		out[skyRoot+"/"+strings.Join(path, "/")] = string(value)
 	}
@@ -36,7 +38,7 @@ func SkyDNS(z *Zone) map[string]string {
 			if slave == "" {
 				key = t.name
 			}
-			put(skyRecord{strings.TrimSuffix(t.fqdn, "."), t.port, t.priority, weight, ttl}, append(path, protocol, service, key)...)
+			put(skyRecord{Host: strings.TrimSuffix(t.fqdn, "."), Port: t.port, Priority: t.priority, Weight: weight, TTL: ttl}, append(path, protocol, service, key)...)
 		}
 	}
 	targets("", slices.Clone(base)...)

@@ -40,6 +40,8 @@ type Zone struct {
 	SlaveOrder func(slave string) []string
 	// Slaves are the enrolled slaves. SkyDNS alone needs them: over DNS every slave name has an answer.
 	Slaves []string
+	// Fleet is whose the records of SkyDNS are: other fleets may keep theirs in the same etcd. Only SkyDNS needs it.
+	Fleet string
 	// NS are the full host names of the domain's name servers. None: the names of the first five masters in step.
 	NS []string
 	// Self names who answers, for clients that ask for it (NSID). "": they are not told.

@@ -31,6 +31,7 @@ type Config struct {
 	DataDir   string                  `yaml:"data_dir"`  // one master's, kept across restarts
 	Advertise string                  `yaml:"advertise"` // host or IP address that others reach this master by; "": found out
 	Domain    string                  `yaml:"domain"`    // of the fleet, in DNS; "": what other masters are set to, or dns.DefaultDomain
+	SkyDNS    bool                    `yaml:"skydns"`    // the coordinator keeps DNS records in etcd for CoreDNS
 	LeaseTTL  time.Duration           `yaml:"lease_ttl"` // after which a silent master counts as lost
 	Join      string                  `yaml:"join"`      // the token by which this master becomes one of a fleet's; not used again once it has
 	Sources   map[string]SourceConfig `yaml:"sources"`   // by shard
@@ -146,7 +147,7 @@ const dataDirName = "/var/lib/nfs-fleet"
 // this process may write.
 func Default() Config {
 	return Config{
-		Name: defaultName(), Fleet: "default", DataDir: defaultDataDir(dataDirName), LeaseTTL: 5 * time.Second,
+		Name: defaultName(), Fleet: "default", DataDir: defaultDataDir(dataDirName), LeaseTTL: 5 * time.Second, SkyDNS: true,
 		Sources:   map[string]SourceConfig{},
 		Listen:    ListenConfig{NFS: ":2049", HTTP: "127.0.0.1:7049", Peer: ":7050", DNS: defaultDNS, Portmap: PortmapOff},
 		Etcd:      EtcdConfig{ClientListen: "127.0.0.1:2379", PeerListen: ":2380"},

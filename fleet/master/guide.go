@@ -32,6 +32,10 @@ type place struct {
 	inStep    bool
 }
 
+func (p place) equal(o place) bool {
+	return p.host == o.host && p.port == o.port && p.serving == o.serving && p.inStep == o.inStep && slices.Equal(p.addresses, o.addresses)
+}
+
 // surroundings are what a guide is made from.
 type surroundings struct {
 	view      fleet.View

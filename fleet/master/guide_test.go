@@ -1,11 +1,13 @@
 package master
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/dns"
 )
 
 // around is a fleet of these masters as m1 sees it, all of them well.
@@ -20,8 +22,8 @@ func around(names ...string) surroundings {
 		},
 		keeps: func(string) bool { return true },
 	}
-	for _, name := range names {
-		s.view.Masters[name] = fleet.Master{Name: name, Address: "10.0.0." + name[1:], NFSPort: 2049, Slots: 10, State: fleet.Serving, Instance: name}
+	for i, name := range names {
+		s.view.Masters[name] = fleet.Master{Name: name, Address: fmt.Sprintf("10.0.%d.%d", i/250, i%250+1), NFSPort: 2049, Slots: 10, State: fleet.Serving, Instance: name}
 	}
 	s.self = s.view.Masters["m1"]
 	return s
@@ -111,5 +113,43 @@ func TestDomainOf(t *testing.T) {
 		if got != tc.want || !slices.Equal(others, tc.others) {
 			t.Errorf("%s: %s, others %v", tc.name, got, others)
 		}
+	}
+}
+
+// throng is a fleet of many masters and slaves.
+func throng(masters, slaves int) surroundings {
+	var all []string
+	for i := range masters {
+		all = append(all, fmt.Sprint("m", i+1))
+	}
+	s := around(all...)
+	s.view.Slaves = map[string]fleet.Slave{}
+	for i := range slaves {
+		name := fmt.Sprint("web", i)
+		s.view.Slaves[name] = fleet.Slave{Name: name, Master: all[i%masters], Fallbacks: []string{all[(i+1)%masters], all[(i+2)%masters]}}
+	}
+	s.loads = loads(s.view)
+	return s
+}
+
+func BenchmarkGuide(b *testing.B) {
+	s := throng(1000, 10000)
+	for b.Loop() {
+		newGuide(s)
+	}
+}
+
+func BenchmarkHelloTargets(b *testing.B) {
+	g := newGuide(throng(1000, 10000))
+	from := netip.MustParseAddr("10.0.0.1")
+	for b.Loop() {
+		g.helloTargets("web17", from)
+	}
+}
+
+func BenchmarkRecords(b *testing.B) {
+	g := newGuide(throng(1000, 10000))
+	for b.Loop() {
+		dns.SkyDNS(g.recordZone("prod"))
 	}
 }

@@ -289,7 +289,8 @@ func poll(ctx context.Context, every time.Duration, yes func() bool) bool {
 // etcd inside the masters of the right size.
 func (m *Master) coordinate(term *election.Term) {
 	ctx := term.Context()
-	go m.keepSpread(term) // ends with the term
+	go m.keepSpread(term)  // ends with the term
+	go m.keepRecords(term) // ends with the term
 	if m.member != nil {
 		go etcd.Steer(ctx, etcd.Steering{Client: m.client, Routes: m.routes, Masters: m.etcdCandidates, Logger: m.log}) // ends with the term
 	}
