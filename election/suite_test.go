@@ -72,7 +72,7 @@ func startProcess(t *testing.T, binary string) string {
 }
 
 func newEtcdCluster(t *testing.T, endpoint string) *etcdCluster {
-	return &etcdCluster{prefix: newPrefix(), endpoint: endpoint, admin: etcdtest.Dial(t, endpoint), proxies: map[string]*election.Proxy{}}
+	return &etcdCluster{prefix: newPrefix(), endpoint: endpoint, admin: etcdtest.Dial(t, endpoint), proxies: map[string]*etcdtest.Proxy{}}
 }
 
 func TestMemory(t *testing.T) {
@@ -88,12 +88,12 @@ type etcdCluster struct {
 	admin    *clientv3.Client
 
 	mu      sync.Mutex // guards proxies
-	proxies map[string]*election.Proxy
+	proxies map[string]*etcdtest.Proxy
 }
 
 func (c *etcdCluster) Prefix() string { return c.prefix }
 
-func (c *etcdCluster) proxy(t *testing.T, master string) *election.Proxy {
+func (c *etcdCluster) proxy(t *testing.T, master string) *etcdtest.Proxy {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.proxies[master] == nil {
@@ -101,7 +101,7 @@ func (c *etcdCluster) proxy(t *testing.T, master string) *election.Proxy {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.proxies[master] = election.NewProxy(t, u.Host)
+		c.proxies[master] = etcdtest.NewProxy(t, u.Host)
 	}
 	return c.proxies[master]
 }

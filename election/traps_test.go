@@ -36,7 +36,7 @@ func key(t *testing.T, key string) (created int64) {
 // A silent endpoint: gRPC's own probes take far longer than a lease lives.
 func TestASilentEndpointCostsNoTerm(t *testing.T) {
 	t.Parallel()
-	silent := NewProxy(t, shared.Host())
+	silent := etcdtest.NewProxy(t, shared.Host())
 	client := etcdtest.Dial(t, silent.URL(), shared.URL())
 	e, err := New(Config{Client: client, Prefix: newPrefix(), Master: "m1", TTL: MinTTL})
 	if err != nil {
