@@ -50,8 +50,8 @@ type Control interface {
 	Masters(ctx context.Context) ([]MasterStatus, error)
 	// Self describes the answering master alone, in full. It asks nobody else.
 	Self(ctx context.Context) (MasterStatus, error)
-	// Drain takes a master's leaderships away and keeps them away, after a restart too, until Undrain. It returns when
-	// the master leads nothing. A lost master can be drained; draining one twice is no error.
+	// Drain takes a master's leaderships and slaves away and keeps them away, after a restart too, until Undrain. It returns
+	// when the master leads nothing, and its slaves have other homes if that does not take long. A lost master can be drained; draining one twice is no error.
 	Drain(ctx context.Context, master string) error
 	// Undrain lets a drained master lead again. One that is not drained is no error.
 	Undrain(ctx context.Context, master string) error

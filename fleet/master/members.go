@@ -12,6 +12,7 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 	"github.com/nfs-fleet/nfs-fleet/fleet/etcd"
+	"github.com/nfs-fleet/nfs-fleet/fleet/spread"
 )
 
 // selfLimit is how long another master may take to tell of itself.
@@ -80,7 +81,21 @@ func (c control) Drain(ctx context.Context, name string) error {
 	if err := c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Drained[name]; return ok }); err != nil {
 		return err
 	}
-	return c.awaitIdle(ctx, name)
+	if err := c.awaitIdle(ctx, name); err != nil {
+		return err
+	}
+	c.awaitEmpty(ctx, name)
+	return nil
+}
+
+// awaitEmpty waits until a drained master is nobody's home, as long as there are others. Slaves that are still on their
+// way then get there without anybody waiting.
+func (c control) awaitEmpty(ctx context.Context, name string) {
+	poll(ctx, 20*time.Millisecond, func() bool {
+		v, g := c.lastView(), c.guide.Load()
+		fit := func(h spread.Host) bool { return h.Name != name && h.Serving && h.InStep }
+		return g == nil || !slices.ContainsFunc(g.hosts, fit) || homes(v.Slaves)[name] == 0
+	})
 }
 
 // awaitIdle waits until a master leads nothing that another one could lead.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,8 +85,9 @@ func TestWhatIsNews(t *testing.T) {
 
 // ledgerOfSlaves is the fleet's records, in the hands of a test.
 type ledgerOfSlaves struct {
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards what follows
 	known map[string]fleet.Slave
+	told  int // reports
 }
 
 func (l *ledgerOfSlaves) of(name string) (fleet.Slave, bool) {
@@ -95,12 +97,25 @@ func (l *ledgerOfSlaves) of(name string) (fleet.Slave, bool) {
 	return s, ok
 }
 
-func (l *ledgerOfSlaves) enrol(reports []slaveReport) {
+func (l *ledgerOfSlaves) enrol(reports []slaveReport, away *atomic.Bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.told += len(reports)
+	if away.Load() {
+		return errors.New("nobody coordinates")
+	}
 	for _, r := range reports {
 		l.known[r.Name] = r.over(l.known[r.Name])
 	}
+	return nil
+}
+
+// since returns how many reports there were since the last call.
+func (l *ledgerOfSlaves) since() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() { l.told = 0 }()
+	return l.told
 }
 
 func TestASlaveIsReportedOnce(t *testing.T) {
@@ -108,16 +123,11 @@ func TestASlaveIsReportedOnce(t *testing.T) {
 		records := &ledgerOfSlaves{known: map[string]fleet.Slave{}}
 		b := newSlaveBook("m1", "10.77.0.1", 2049, records.of)
 		ctx, cancel := context.WithCancel(t.Context())
-		var told []slaveReport
-		fail := error(nil)
+		var away atomic.Bool
 		ended := make(chan error, 1)
 		go func() {
 			ended <- b.run(ctx, func(_ context.Context, reports []slaveReport) error {
-				told = append(told, reports...)
-				if fail == nil {
-					records.enrol(reports)
-				}
-				return fail
+				return records.enrol(reports, &away)
 			})
 		}()
 		greet := func(name, instance string, times int) {
@@ -130,23 +140,22 @@ func TestASlaveIsReportedOnce(t *testing.T) {
 			synctest.Wait()
 		}
 		greet("web17", "i1", 240)
-		if len(told) != 1 {
-			t.Errorf("a slave that greets for two minutes was reported %d times", len(told))
+		if n := records.since(); n != 1 {
+			t.Errorf("a slave that greets for two minutes was reported %d times", n)
 		}
-		told = nil
 		for range 240 { // two hosts of one name
 			greet("web17", "i2", 1)
 			greet("web17", "i1", 1)
 		}
-		if len(told) == 0 || len(told) > 5 {
-			t.Errorf("two hosts of one name were reported %d times in four minutes", len(told))
+		if n := records.since(); n == 0 || n > 5 {
+			t.Errorf("two hosts of one name were reported %d times in four minutes", n)
 		}
-		told, fail = nil, errors.New("nobody coordinates")
+		away.Store(true)
 		greet("web18", "i1", 240)
-		if len(told) < 100 {
-			t.Errorf("%d attempts in two minutes", len(told))
+		if n := records.since(); n < 100 {
+			t.Errorf("%d attempts in two minutes", n)
 		}
-		fail = nil
+		away.Store(false)
 		time.Sleep(2 * reportRetry)
 		synctest.Wait()
 		if _, ok := records.of("web18"); !ok {

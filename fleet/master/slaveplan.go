@@ -14,6 +14,9 @@ import (
 // forgetAfter is how long a slave is known that nobody has heard of.
 const forgetAfter = 7 * 24 * time.Hour
 
+// maxSlaves is how many slaves there may be. Whoever reaches a master can greet it, under any name.
+const maxSlaves = 30000
+
 // situation is what the coordinator knows when it decides about the slaves.
 type situation struct {
 	now     time.Time
@@ -40,6 +43,7 @@ type slaveOrder struct {
 type decision struct {
 	put, gone []fleet.Slave
 	moves     []spread.SlaveMove // of slaves that had a home, by name
+	refused   int                // slaves that are too many
 }
 
 // decide says what is to become of the slaves.
@@ -57,6 +61,7 @@ type draft struct {
 	situation
 	changed map[string]fleet.Slave // over slaves
 	gone    map[string]bool
+	refused int
 	agents  map[netip.Addr]bool // where slaves are that have an agent; only while something is heard
 }
 
@@ -87,6 +92,10 @@ func (d *draft) hear() {
 	for _, r := range d.reports {
 		s, known := d.slave(r.Name)
 		if r.Mode == fleet.ModeMount && !known && d.agents[r.Address] || !r.news(s) {
+			continue
+		}
+		if !known && len(d.slaves)+len(d.changed) >= maxSlaves {
+			d.refused++
 			continue
 		}
 		if s = r.over(s); s.Master == "" && r.Master != "" {
@@ -192,7 +201,7 @@ func forbearing(hosts []spread.Host, slaves []spread.Slave) []spread.Host {
 
 // decision sums up.
 func (d *draft) decision() decision {
-	var out decision
+	out := decision{refused: d.refused}
 	for _, name := range slices.Sorted(maps.Keys(d.changed)) {
 		s, was := d.changed[name], d.slaves[name]
 		if d.gone[name] {

@@ -16,11 +16,11 @@ import (
 
 // crowd is a fleet of slaves and masters, in which a test does what is decided.
 type crowd struct {
-	*testing.T
+	testing.TB
 	situation
 }
 
-func newCrowd(t *testing.T, slaves int, masters ...string) *crowd {
+func newCrowd(t testing.TB, slaves int, masters ...string) *crowd {
 	c := &crowd{t, situation{now: time.Date(2026, 11, 27, 9, 0, 0, 0, time.UTC), slaves: map[string]fleet.Slave{}, steady: true}}
 	for _, name := range masters {
 		c.hosts = append(c.hosts, spread.Host{Name: name, Slots: 10, InStep: true, Serving: true})
@@ -321,6 +321,15 @@ func TestWhatCannotBeOrdered(t *testing.T) {
 	}
 }
 
+func TestSlavesAreBounded(t *testing.T) {
+	c := newCrowd(t, maxSlaves, "m1")
+	c.hear("s001", 1).Version = "v2"
+	c.hear("s999999", 1)
+	if d := c.act(); len(d.put) != 1 || d.refused != 1 {
+		t.Errorf("%d written, %d refused", len(d.put), d.refused)
+	}
+}
+
 // Whatever happens, and in whatever order: nobody moves from a master that is good, and everybody has a good one as long as
 // there is one.
 func TestDecisionsOverALongTime(t *testing.T) {
@@ -365,7 +374,7 @@ func TestDecisionsOverALongTime(t *testing.T) {
 
 // BenchmarkDecide is a fleet of 10,000 slaves on 1,000 masters, one of which is lost.
 func BenchmarkDecide(b *testing.B) {
-	c := newCrowd(&testing.T{}, 0)
+	c := newCrowd(b, 0)
 	for i := range 1000 {
 		c.hosts = append(c.hosts, spread.Host{Name: fmt.Sprintf("m%03d", i), Slots: 10, InStep: true, Serving: true})
 	}
@@ -373,14 +382,20 @@ func BenchmarkDecide(b *testing.B) {
 		c.hear(fmt.Sprintf("s%05d", i), i)
 	}
 	d := decide(c.situation)
+	b.Run("enrol all", func(b *testing.B) {
+		for b.Loop() {
+			decide(c.situation)
+		}
+	})
 	for _, s := range d.put {
 		c.slaves[s.Name] = s
 	}
 	c.reports = nil
 	c.lose("m500")
-	b.ReportAllocs()
-	for b.Loop() {
-		d = decide(c.situation)
-	}
-	b.ReportMetric(float64(len(d.put)), "records/loss")
+	b.Run("lose a master", func(b *testing.B) {
+		for b.Loop() {
+			d = decide(c.situation)
+		}
+		b.ReportMetric(float64(len(d.put)), "records")
+	})
 }

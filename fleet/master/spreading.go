@@ -169,6 +169,9 @@ func (s *spreader) situation(v fleet.View, g *guide) situation {
 
 // perform writes what was decided.
 func (s *spreader) perform(ctx context.Context, d decision) error {
+	if d.refused > 0 && s.warnOnce("too many slaves") {
+		s.log.Warn().Int("refused", d.refused).Int("max", maxSlaves).Msg("there are as many slaves as there may be: no more are enrolled")
+	}
 	if len(d.put)+len(d.gone) == 0 {
 		return nil
 	}
@@ -199,8 +202,8 @@ func (s *spreader) report(reports []slaveReport) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range reports {
-		if err := r.valid(); err != nil {
-			return err
+		if r.valid() != nil {
+			continue // a later release may know more than this one
 		}
 		if _, waits := s.reports[r.Name]; !waits && len(s.reports) >= maxReports {
 			return fmt.Errorf("%d slaves wait to be enrolled: %w", len(s.reports), errNoAnswer)
