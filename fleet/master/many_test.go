@@ -19,25 +19,19 @@ func several(t *testing.T, names ...string) (map[string]*running, *etcdtest.Serv
 func severalWith(t *testing.T, change func(*Config), names ...string) (map[string]*running, *etcdtest.Server) {
 	t.Helper()
 	server := etcdtest.New(t)
-	return severalBy(t, server.URL, names...), server
-}
-
-// severalBy is several that reach etcd by what url says, each asked anew.
-func severalBy(t *testing.T, url func() string, names ...string) map[string]*running {
-	t.Helper()
 	fleetName := etcdtest.FleetName()
 	all := map[string]*running{}
 	for i, name := range names {
 		c := testConfig(t)
 		c.Name, c.Fleet, c.Etcd = name, fleetName, Default().Etcd
-		c.Etcd.Endpoints = []string{url()}
+		c.Etcd.Endpoints = []string{server.URL()}
 		if i > 0 {
 			c.Sources = map[string]SourceConfig{}
 		}
 		change(&c)
 		all[name] = start(t, c)
 	}
-	return all
+	return all, server
 }
 
 // inStep accepts a status in which this many masters serve a generation of www.

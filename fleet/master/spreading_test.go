@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -152,13 +153,11 @@ func steady(t *testing.T, all map[string]*running, r records) {
 func TestSlavesOfALostMasterHaveAnotherHomeWithinASecond(t *testing.T) {
 	for _, coordinator := range []bool{false, true} {
 		t.Run(fmt.Sprintf("coordinator=%t", coordinator), func(t *testing.T) {
-			server := etcdtest.New(t)
-			names, proxies := []string{"m1", "m2", "m3", "m4"}, map[string]*etcdtest.Proxy{}
-			all := severalBy(t, func() string {
-				p := etcdtest.NewProxy(t, server.Host())
-				proxies[names[len(proxies)]] = p
-				return p.URL()
-			}, names...)
+			proxies := map[string]*etcdtest.Proxy{}
+			all, server := severalWith(t, func(c *Config) {
+				p := etcdtest.NewProxy(t, strings.TrimPrefix(c.Etcd.Endpoints[0], "http://"))
+				proxies[c.Name], c.Etcd.Endpoints = p, []string{p.URL()}
+			}, "m1", "m2", "m3", "m4")
 			r := recordsOf(t, server, all["m1"])
 			steady(t, all, r)
 			r.enrol(40, "m1", "m2", "m3", "m4")
