@@ -49,6 +49,7 @@ func (c control) askOthers(ctx context.Context, all []console.MasterStatus) {
 				return
 			}
 			told.Self, told.EtcdRole, told.Leads, told.Lag = false, all[i].EtcdRole, all[i].Leads, lag(c.lastView(), told.Serves)
+			told.Slaves = all[i].Slaves
 			all[i] = told
 		})
 	}

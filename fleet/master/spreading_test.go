@@ -287,6 +287,9 @@ func TestSlavesAreMovedForgottenAndRebalanced(t *testing.T) {
 	steady(t, all, r)
 	r.enrol(6, "m1", "m2") // m3 has none
 	m3, ctx := all["m3"], t.Context()
+	for _, m := range all {
+		m.until("six slaves", func(s console.Status) bool { return s.Slaves.Total == 6 })
+	}
 	st := m3.until("six slaves", func(s console.Status) bool { return s.Slaves.Total == 6 })
 	if st.Masters[0].Slaves != 3 || st.Masters[2].Slaves != 0 || st.Masters[0].Slots != 10 || len(st.Slaves.Shown) != 6 || st.Slaves.Heard != 0 {
 		t.Errorf("%+v, of m1: %+v", st.Slaves, st.Masters[0])
