@@ -23,6 +23,8 @@ type TokenRecord struct {
 	By        string     `json:"by"`         // who made it
 	Note      string     `json:"note,omitempty"`
 	UsedBy    string     `json:"used_by,omitempty"` // the instance that has joined with it, and may ask again with it
+
+	revision int64 // of the key, as Token read it
 }
 
 // MaxTokenLife is the longest that a token may live.
@@ -110,8 +112,23 @@ func (r *Registry) Token(ctx context.Context, id string) (TokenRecord, error) {
 	if !tokenIDPattern.MatchString(id) {
 		return t, fmt.Errorf("token %q: %w", id, ErrNotFound)
 	}
-	_, err := r.get(ctx, r.keys.Token(id), &t)
+	revision, err := r.get(ctx, r.keys.Token(id), &t)
+	t.revision = revision
 	return t, err
+}
+
+// UseToken notes which instance has used a token that Token returned. ErrConflict: it is not any more as it was read. The
+// instance that has used it may do so again.
+func (r *Registry) UseToken(ctx context.Context, t TokenRecord, instance string) error {
+	if t.UsedBy == instance {
+		return nil
+	}
+	t.UsedBy = instance
+	key := r.keys.Token(t.ID)
+	if _, err := r.swap(ctx, []clientv3.Cmp{unchanged(key, t.revision)}, put(key, t, clientv3.WithIgnoreLease())); err != nil {
+		return fmt.Errorf("use token %s: %w", t.ID, err)
+	}
+	return nil
 }
 
 // DeleteToken deletes a token. Of several that delete the same one, one gets nil and the others ErrNotFound: that is how

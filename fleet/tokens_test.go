@@ -32,7 +32,8 @@ func TestTokens(t *testing.T) {
 	if err := r.CreateToken(ctx, want); !errors.Is(err, ErrExists) {
 		t.Errorf("a second time: %v, want ErrExists", err)
 	}
-	if got, err := r.Token(ctx, want.ID); err != nil || !reflect.DeepEqual(got, want) {
+	got, err := r.Token(ctx, want.ID)
+	if got.revision = 0; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if all, err := r.Tokens(ctx); err != nil || len(all) != 2 {
@@ -78,6 +79,42 @@ func TestATokenIsUsedOnce(t *testing.T) {
 	wait.Wait()
 	if used.Load() != 1 {
 		t.Errorf("used %d times", used.Load())
+	}
+}
+
+func TestATokenKnowsWhoHasUsedIt(t *testing.T) {
+	r, ctx := newFleet(t)
+	token := record(trust.Join)
+	if err := r.CreateToken(ctx, token); err != nil {
+		t.Fatal(err)
+	}
+	lease := func() int64 {
+		resp, err := r.client.Get(ctx, r.keys.Token(token.ID))
+		if err != nil || len(resp.Kvs) != 1 {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		return resp.Kvs[0].Lease
+	}
+	first, err := r.Token(ctx, token.ID)
+	if err != nil || first.UsedBy != "" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	under := lease()
+	if err := r.UseToken(ctx, first, "i1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.UseToken(ctx, first, "i2"); !errors.Is(err, ErrConflict) {
+		t.Errorf("two at once: %v", err)
+	}
+	used, err := r.Token(ctx, token.ID)
+	if err != nil || used.UsedBy != "i1" || under == 0 || lease() != under {
+		t.Errorf("%+v, %v, lease %d, was %d", used, err, lease(), under)
+	}
+	if err := r.UseToken(ctx, used, "i1"); err != nil {
+		t.Errorf("the same one again: %v", err)
+	}
+	if err := errors.Join(r.DeleteToken(ctx, token.ID), r.UseToken(ctx, used, "i3")); !errors.Is(err, ErrConflict) {
+		t.Errorf("one that is gone: %v", err)
 	}
 }
 

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/trust"
 )
@@ -147,14 +145,14 @@ func (g *gatekeeper) admit(ctx context.Context, r joinRequest) (joinAnswer, erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	t, err := g.readToken(ctx, r.Token)
+	t, err := g.registry.Token(ctx, r.Token)
 	switch {
 	case errors.Is(err, fleet.ErrNotFound):
 		return joinAnswer{}, errWrongToken
 	case err != nil:
 		return joinAnswer{}, unavailable(err)
 	}
-	if err := t.admits(r, time.Now()); err != nil {
+	if err := r.admitted(t, time.Now()); err != nil {
 		return joinAnswer{}, err
 	}
 	v, err := g.registry.Load(ctx)
@@ -166,7 +164,7 @@ func (g *gatekeeper) admit(ctx context.Context, r joinRequest) (joinAnswer, erro
 		return joinAnswer{}, err
 	}
 	if !member {
-		err = g.useToken(ctx, t, r.Instance)
+		err = g.registry.UseToken(ctx, t, r.Instance)
 		switch {
 		case errors.Is(err, fleet.ErrConflict):
 			return joinAnswer{}, refuse(http.StatusServiceUnavailable, "the token has just been used or revoked")
@@ -188,8 +186,8 @@ func (g *gatekeeper) admit(ctx context.Context, r joinRequest) (joinAnswer, erro
 
 var errWrongToken = refuse(http.StatusForbidden, "the token is unknown, was used up or revoked: make another with `nfs-fleet token create --join` on a master")
 
-// admits says why a token does not let somebody in.
-func (t usedToken) admits(r joinRequest, now time.Time) error {
+// admitted says why a token does not let somebody in.
+func (r joinRequest) admitted(t fleet.TokenRecord, now time.Time) error {
 	switch {
 	case !trust.Matches(r.Secret, t.Hash):
 		return errWrongToken
@@ -280,61 +278,12 @@ func (g *gatekeeper) failed(from netip.Addr) {
 	}
 }
 
-// usedToken is a token's record, as it is at a revision.
-type usedToken struct {
-	fleet.TokenRecord
-	revision int64
-}
-
-// readToken reads a token's record, or returns fleet.ErrNotFound.
-func (m *Master) readToken(ctx context.Context, id string) (usedToken, error) {
-	var t usedToken
-	if _, err := m.registry.Token(ctx, id); err != nil { // which looks at the ID as well
-		return t, err
-	}
-	key := m.registry.Keys().Token(id)
-	resp, err := m.client.Get(ctx, key)
-	switch {
-	case err != nil:
-		return t, fmt.Errorf("read %s: %w", key, err)
-	case len(resp.Kvs) == 0:
-		return t, fmt.Errorf("%s: %w", key, fleet.ErrNotFound)
-	}
-	t.revision = resp.Kvs[0].ModRevision
-	if err := json.Unmarshal(resp.Kvs[0].Value, &t); err != nil {
-		return t, fmt.Errorf("etcd key %s: %w", key, err)
-	}
-	return t, nil
-}
-
-// useToken notes which instance has used a token. fleet.ErrConflict: it is not as it was read.
-func (m *Master) useToken(ctx context.Context, t usedToken, instance string) error {
-	if t.UsedBy == instance {
-		return nil
-	}
-	t.UsedBy = instance
-	b, err := json.Marshal(t)
-	if err != nil {
-		return err
-	}
-	key := m.registry.Keys().Token(t.ID)
-	resp, err := m.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", t.revision)).
-		Then(clientv3.OpPut(key, string(b), clientv3.WithIgnoreLease())).Commit()
-	if err == nil && !resp.Succeeded {
-		err = fleet.ErrConflict
-	}
-	if err != nil {
-		return fmt.Errorf("use %s: %w", key, err)
-	}
-	return nil
-}
-
 // sweepTokens deletes the join tokens that have been used up: the coordinator calls it now and then. Those that expired
 // are deleted by etcd itself, after a week in which whoever has one learns that it expired.
 func (m *Master) sweepTokens(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	resp, err := m.client.Get(ctx, m.registry.Keys().Tokens(), clientv3.WithPrefix())
+	all, err := m.registry.Tokens(ctx)
 	if err != nil {
 		m.log.Debug().Err(err).Msg("tokens cannot be read now")
 		return
@@ -348,9 +297,8 @@ func (m *Master) sweepTokens(ctx context.Context) {
 		in[instance] = true
 	}
 	m.mu.Unlock()
-	for _, kv := range resp.Kvs {
-		var t usedToken
-		if json.Unmarshal(kv.Value, &t) != nil || !in[t.UsedBy] {
+	for _, t := range all {
+		if !in[t.UsedBy] {
 			continue
 		}
 		if err := m.registry.DeleteToken(ctx, t.ID); err != nil && !errors.Is(err, fleet.ErrNotFound) {

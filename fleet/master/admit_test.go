@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
@@ -76,7 +75,7 @@ func TestJoinerKnowsWhomItAsks(t *testing.T) {
 	}
 }
 
-func TestUsedTokens(t *testing.T) {
+func TestUsedTokensAreSwept(t *testing.T) {
 	server := etcdtest.New(t)
 	client, ctx := etcdtest.Dial(t, server.URL()), t.Context()
 	m := &Master{client: client, registry: fleet.NewRegistry(client, etcdtest.FleetName()), log: zerolog.Nop()}
@@ -88,66 +87,40 @@ func TestUsedTokens(t *testing.T) {
 	if err := m.registry.CreateToken(ctx, record); err != nil {
 		t.Fatal(err)
 	}
-	first, err := m.readToken(ctx, token.ID)
-	if err != nil || first.TokenRecord.ID != record.ID || first.UsedBy != "" {
-		t.Fatalf("%+v, %v", first, err)
-	}
-	lease := leaseOf(t, m, token.ID)
-	if err := m.useToken(ctx, first, "i1"); err != nil {
+	made, err := m.registry.Token(ctx, token.ID)
+	if err := errors.Join(err, m.registry.UseToken(ctx, made, "i1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.useToken(ctx, first, "i2"); !errors.Is(err, fleet.ErrConflict) {
-		t.Errorf("two at once: %v", err)
-	}
-	used, err := m.readToken(ctx, token.ID)
-	if err != nil || used.UsedBy != "i1" || leaseOf(t, m, token.ID) != lease || lease == 0 {
-		t.Errorf("%+v, %v, lease %d", used, err, lease)
-	}
-	if err := m.useToken(ctx, used, "i1"); err != nil {
-		t.Errorf("the same one again: %v", err)
-	}
 	m.sweepTokens(ctx)
-	if _, err := m.readToken(ctx, token.ID); err != nil {
+	if _, err := m.registry.Token(ctx, token.ID); err != nil {
 		t.Errorf("deleted before its user is a master: %v", err)
 	}
 	m.view.Roster = map[string]fleet.RosterEntry{"m1": {Instance: "i1"}}
 	m.sweepTokens(ctx)
-	if _, err := m.readToken(ctx, token.ID); !errors.Is(err, fleet.ErrNotFound) {
+	if _, err := m.registry.Token(ctx, token.ID); !errors.Is(err, fleet.ErrNotFound) {
 		t.Errorf("after its user is a master: %v", err)
 	}
-	if err := m.useToken(ctx, used, "i3"); !errors.Is(err, fleet.ErrConflict) {
-		t.Errorf("one that is gone: %v", err)
-	}
-}
-
-func leaseOf(t *testing.T, m *Master, token string) int64 {
-	t.Helper()
-	resp, err := m.client.Get(t.Context(), m.registry.Keys().Token(token), clientv3.WithLimit(1))
-	if err != nil || len(resp.Kvs) != 1 {
-		t.Fatalf("%+v, %v", resp, err)
-	}
-	return resp.Kvs[0].Lease
 }
 
 func TestWhomATokenAdmits(t *testing.T) {
 	secret, now := trust.NewSecret(), time.Unix(1000, 0)
-	good := usedToken{TokenRecord: fleet.TokenRecord{ID: "t", Kind: trust.Join, Hash: trust.HashSecret(secret), ExpiresAt: now.Add(time.Second)}}
+	good := fleet.TokenRecord{ID: "t", Kind: trust.Join, Hash: trust.HashSecret(secret), ExpiresAt: now.Add(time.Second)}
 	for name, tc := range map[string]struct {
-		change func(*usedToken, *joinRequest)
+		change func(*fleet.TokenRecord, *joinRequest)
 		text   string // "": it does
 	}{
-		"its bearer":       {func(*usedToken, *joinRequest) {}, ""},
-		"the same again":   {func(u *usedToken, _ *joinRequest) { u.UsedBy = "i" }, ""},
-		"another one":      {func(u *usedToken, _ *joinRequest) { u.UsedBy = "j" }, "used up"},
-		"a wrong secret":   {func(_ *usedToken, r *joinRequest) { r.Secret = trust.NewSecret() }, "unknown"},
-		"no secret":        {func(_ *usedToken, r *joinRequest) { r.Secret = "" }, "unknown"},
-		"a publisher":      {func(u *usedToken, _ *joinRequest) { u.Kind = trust.Publish }, "for publishing"},
-		"a late one":       {func(u *usedToken, _ *joinRequest) { u.ExpiresAt = now }, "expired"},
-		"late and unknown": {func(u *usedToken, r *joinRequest) { u.ExpiresAt = now; r.Secret = "x" }, "unknown"},
+		"its bearer":       {func(*fleet.TokenRecord, *joinRequest) {}, ""},
+		"the same again":   {func(u *fleet.TokenRecord, _ *joinRequest) { u.UsedBy = "i" }, ""},
+		"another one":      {func(u *fleet.TokenRecord, _ *joinRequest) { u.UsedBy = "j" }, "used up"},
+		"a wrong secret":   {func(_ *fleet.TokenRecord, r *joinRequest) { r.Secret = trust.NewSecret() }, "unknown"},
+		"no secret":        {func(_ *fleet.TokenRecord, r *joinRequest) { r.Secret = "" }, "unknown"},
+		"a publisher":      {func(u *fleet.TokenRecord, _ *joinRequest) { u.Kind = trust.Publish }, "for publishing"},
+		"a late one":       {func(u *fleet.TokenRecord, _ *joinRequest) { u.ExpiresAt = now }, "expired"},
+		"late and unknown": {func(u *fleet.TokenRecord, r *joinRequest) { u.ExpiresAt = now; r.Secret = "x" }, "unknown"},
 	} {
 		u, r := good, joinRequest{Secret: secret, Instance: "i"}
 		tc.change(&u, &r)
-		err := u.admits(r, now)
+		err := r.admitted(u, now)
 		if (err == nil) != (tc.text == "") || err != nil && !strings.Contains(err.Error(), tc.text) {
 			t.Errorf("%s: %v", name, err)
 		}
