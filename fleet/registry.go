@@ -175,12 +175,6 @@ func (r *Registry) Stage(ctx context.Context, shard string, f Fence, seen int64,
 	return r.fenced(ctx, "stage", shard, f, seen, put(r.keys.Staged(shard), g))
 }
 
-// Unstage takes away what is staged, so that nobody goes on fetching what will not be published. The errors are
-// MoveHead's.
-func (r *Registry) Unstage(ctx context.Context, shard string, f Fence, seen int64) error {
-	return r.fenced(ctx, "unstage", shard, f, seen, clientv3.OpDelete(r.keys.Staged(shard)))
-}
-
 // fenced applies ops if f holds, the head's ModRevision is seen and the shard exists.
 func (r *Registry) fenced(ctx context.Context, what, shard string, f Fence, seen int64, ops ...clientv3.Op) error {
 	head, settings := r.keys.Head(shard), r.keys.Shard(shard)
