@@ -95,7 +95,7 @@ func (c control) awaitEmpty(ctx context.Context, name string) {
 	poll(ctx, 20*time.Millisecond, func() bool {
 		v, g := c.lastView(), c.guide.Load()
 		fit := func(h spread.Host) bool { return h.Name != name && h.Serving && h.InStep }
-		return g == nil || !slices.ContainsFunc(g.hosts, fit) || homes(v.Slaves)[name] == 0
+		return g == nil || !slices.ContainsFunc(g.hosts, fit) || loads(v)[name] == 0
 	})
 }
 

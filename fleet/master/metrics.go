@@ -125,7 +125,7 @@ func (g *gauges) Collect(c chan<- prometheus.Metric) {
 	g.collectDNS(c)
 	gauge(descReaders, float64(len(g.m.heardSlaves(time.Now()))))
 	if g.m.spreader.Load() != nil {
-		for home, n := range homes(g.m.lastView().Slaves) {
+		for home, n := range loads(g.m.lastView()) {
 			gauge(descSlaves, float64(n), home)
 		}
 	}

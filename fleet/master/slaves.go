@@ -198,15 +198,6 @@ func slavesStatus(known map[string]fleet.Slave, masters []console.MasterStatus) 
 	return st
 }
 
-// homes counts the slaves of each master.
-func homes(known map[string]fleet.Slave) map[string]int {
-	out := map[string]int{}
-	for _, s := range known {
-		out[s.Master]++
-	}
-	return out
-}
-
 // MoveSlave implements console.Control.
 func (c control) MoveSlave(ctx context.Context, name, master string) error {
 	if err := c.knownSlave(name); err != nil {

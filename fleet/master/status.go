@@ -33,7 +33,7 @@ func (c control) picture() picture {
 	c.mu.Lock()
 	p.view, p.id, p.lost = c.view, c.local.ID, maps.Clone(c.lostSince)
 	c.mu.Unlock()
-	p.etcdErr, p.homes = c.etcdProblem(), homes(p.view.Slaves)
+	p.etcdErr, p.homes = c.etcdProblem(), loads(p.view)
 	for _, m := range c.mounts.list() {
 		p.mounts[m.Shard]++
 	}
