@@ -138,6 +138,16 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
+// lose closes all that agents have handed on.
+func (h *host) lose() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, fd := range h.files {
+		os.NewFile(uintptr(fd), name).Close()
+	}
+	clear(h.files)
+}
+
 // mount changes what is mounted.
 func (h *host) mount(table ...mounts.Mount) {
 	h.mu.Lock()
@@ -334,6 +344,39 @@ func TestTheNextAgentGoesOn(t *testing.T) {
 	}
 }
 
+// After a reboot a name has its port again, and is asked for anew: masters and mounts of before count for nothing.
+func TestAfterAReboot(t *testing.T) {
+	m1, m2 := startMaster(t, "m1"), startMaster(t, "m2")
+	h := newHost(t)
+	a := h.start()
+	route, err := a.client.Route(t.Context(), want(m1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	h.lose()
+	dir := filepath.Join(h.dir, "state")
+	s, err := loadState(dir)
+	if err != nil || len(s.Routes) != 1 || len(s.Routes[0].Order) != 1 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	s.Boot = "the boot before"
+	if err := s.save(dir); err != nil {
+		t.Fatal(err)
+	}
+	m1.stop()
+	a = h.start()
+	if again, err := a.client.Route(t.Context(), want(m2)); err != nil || again.Addr != route.Addr {
+		t.Errorf("%+v, %v; want %+v", again, err, route)
+	}
+	a.mu.Lock()
+	r := a.routes[key{web17, control.Relay}]
+	a.mu.Unlock()
+	if c := r.record(); len(c.Order) != 1 || c.Order[0].Addr != m2.addr {
+		t.Errorf("the order of before the boot counts: %+v", c)
+	}
+}
+
 // Even without a state file and without its listeners an agent finds its way: by the mounts, and DNS or what it is told.
 func TestAnAgentThatHasLostEverything(t *testing.T) {
 	m := startMaster(t, "m1")
@@ -346,12 +389,7 @@ func TestAnAgentThatHasLostEverything(t *testing.T) {
 	h.mount(mountAt(7, route, "/www", "/srv/www"))
 	await(t, "the mount is known", func() bool { return len(mountsOf(t, a)) == 1 })
 	a.stop()
-	h.mu.Lock()
-	for name, fd := range h.files {
-		os.NewFile(uintptr(fd), name).Close()
-	}
-	clear(h.files)
-	h.mu.Unlock()
+	h.lose()
 	if err := os.WriteFile(filepath.Join(h.dir, "state", stateFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}

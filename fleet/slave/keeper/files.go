@@ -130,7 +130,7 @@ type pace struct {
 const (
 	longRun  = 10 * time.Second // a worker that ran so long did not fail at once
 	waitStep = 50 * time.Millisecond
-	waitMost = 5 * time.Second
+	waitMost = time.Second
 )
 
 // next returns the wait after a worker that ran for so long: none after a long run, then more and more.
