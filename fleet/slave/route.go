@@ -45,7 +45,7 @@ type route struct {
 	mover  mover              // nil: asleep
 	stop   context.CancelFunc // of the mover and the prober
 	prober *relay.Prober      // nil: asleep, or being made anew
-	course relay.Course // as it was when the route fell asleep
+	course relay.Course       // as it was when the route fell asleep
 	order  []relay.Target
 	last   relay.Change             // as the agent before left it
 	noDNS  error                    // why DNS did not tell the masters; nil: it did, or was not asked
