@@ -130,3 +130,89 @@ func TestResolvedSettings(t *testing.T) {
 		same(t, name, lines, []string{section, "DNS=192.0.2.11:5353 192.0.2.12:5353 192.0.2.13:5353", "Domains=~" + DefaultDomain})
 	}
 }
+
+// nfsSRV runs deploy/no-agent/nfs-srv, called by a name, against a server.
+func nfsSRV(t *testing.T, as string, server serving, args ...string) (stdout, stderr string) {
+	t.Helper()
+	if _, err := exec.LookPath("dig"); err != nil {
+		t.Skip(err)
+	}
+	script, err := filepath.Abs("../../deploy/no-agent/nfs-srv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), as)
+	if err := os.Symlink(script, link); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(link, args...)
+	cmd.Env = append(os.Environ(), "NFS_SRV_DNS=127.0.0.13#1 127.0.0.12#"+server.port, "NFS_SRV_NAME=_nfs._tcp.%h.slaves."+DefaultDomain)
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		said.WriteString(err.Error())
+	}
+	return string(out), said.String()
+}
+
+// The script for hosts without an agent lists masters in the order of RFC 2782: a slave's own order as it is, equal ones by
+// chance. A name server that is down costs a moment only.
+func TestNoAgentOrder(t *testing.T) {
+	z := threeMasters()
+	z.Domain = DefaultDomain
+	z.SlaveOrder = func(string) []string { return []string{"m2", "m3", "m1"} }
+	server := serve(t, "127.0.0.12:0", Config{Zone: of(z)})
+	var want []string
+	for _, name := range []string{"m2", "m3", "m1"} {
+		i := slices.IndexFunc(z.Masters, func(m Target) bool { return m.Name == name })
+		for _, a := range z.Masters[i].Addresses {
+			want = append(want, fmt.Sprintf("%s %d", a.Unmap(), z.Masters[i].Port))
+		}
+	}
+	got, said := nfsSRV(t, "nfs-srv", server, "_nfs._tcp.web17.slaves."+DefaultDomain)
+	if strings.TrimSpace(got) != strings.Join(want, "\n") {
+		t.Errorf("a slave's order:\n%s\nwant %q; %s", got, want, said)
+	}
+	first := make(map[string]int)
+	for range 8 {
+		got, _ := nfsSRV(t, "nfs-srv", server, "_nfs._tcp."+DefaultDomain)
+		if lines := strings.Fields(got); len(lines) > 0 {
+			first[lines[0]]++
+		}
+	}
+	if len(first) < 2 {
+		t.Errorf("equal masters came first so often: %v", first)
+	}
+	if got, said := nfsSRV(t, "nfs-srv", server, "_nfs._tcp.nobody.example"); got != "" || said != "" {
+		t.Errorf("a name that is not there: %q, %q", got, said)
+	}
+	if _, said := nfsSRV(t, "mount.nfs-srv", server, "_nfs._tcp.nobody.example:/www", t.TempDir()); !strings.Contains(said, "no masters") || !strings.Contains(said, "exit status 32") {
+		t.Errorf("mounting a name that is not there: %q", said)
+	}
+	for _, key := range []string{"../etc", "a b", "a;b", "", ".hidden"} {
+		if got, _ := nfsSRV(t, "auto.nfs-srv", server, key); got != "" {
+			t.Errorf("the key %q is mapped to %q", key, got)
+		}
+	}
+}
+
+// As an autofs map it names the first master that accepts connections.
+func TestNoAgentMap(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	z := &Zone{Domain: DefaultDomain, Masters: []Target{
+		{Name: "down", Addresses: addrs("127.0.0.14"), Port: uint16(port), InStep: true},
+		{Name: "up", Addresses: addrs("127.0.0.1"), Port: uint16(port), InStep: true},
+	}, SlaveOrder: func(string) []string { return []string{"down", "up"} }}
+	server := serve(t, "127.0.0.12:0", Config{Zone: of(z)})
+	got, said := nfsSRV(t, "auto.nfs-srv", server, "www")
+	want := fmt.Sprintf("port=%d,mountport=%d,retry=0 127.0.0.1:/www\n", port, port)
+	if !strings.HasPrefix(got, "-fstype=nfs,vers=3,ro,hard,nolock,nosuid,nodev,") || !strings.HasSuffix(got, want) {
+		t.Errorf("%q, not …%q; %s", got, want, said)
+	}
+}

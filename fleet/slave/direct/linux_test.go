@@ -158,29 +158,28 @@ func inNamespace(t *testing.T) {
 	}
 }
 
-// pair returns the two ends of a connection to port 2049 of an address.
-func pair(t *testing.T, addr string) (client, server net.Conn) {
+// pair returns the two ends of a connection to port 2049 of an address, and what ends listening there.
+func pair(t *testing.T, addr string) (client, server net.Conn, deaf func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", net.JoinHostPort(addr, "2049"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
 	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	if server, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Close(); server.Close() })
-	return client, server
+	t.Cleanup(func() { client.Close(); server.Close(); l.Close() })
+	return client, server, func() { l.Close() }
 }
 
 func TestSockets(t *testing.T) {
 	inNamespace(t)
 	l := &Linux{}
 	for _, addr := range []string{"127.0.0.1", "::1"} {
-		client, server := pair(t, addr)
+		client, server, deaf := pair(t, addr)
 		sockets, err := l.Sockets(2049)
 		if err != nil || len(sockets) != 1 {
 			t.Fatalf("%+v, %v", sockets, err)
@@ -198,6 +197,7 @@ func TestSockets(t *testing.T) {
 		})
 		client.Close()
 		server.Close()
+		deaf()
 		if _, err := l.Socket(s); err == nil {
 			until(t, time.Second, func() bool { _, err := l.Socket(s); return err != nil })
 		}
@@ -218,8 +218,8 @@ func TestBreakersOfLinux(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, addr := range []string{"127.0.0.2", "::1"} {
-				client, _ := pair(t, addr)
-				other, otherEnd := pair(t, "127.0.0.3")
+				client, _, deaf := pair(t, addr)
+				other, otherEnd, otherDeaf := pair(t, "127.0.0.3")
 				sockets, err := l.Sockets(2049)
 				if err != nil {
 					t.Fatal(err)
@@ -246,12 +246,15 @@ func TestBreakersOfLinux(t *testing.T) {
 				if err := release(); err != nil {
 					t.Error(err)
 				}
-				again, _ := pair(t, addr)
+				deaf()
+				again, _, deaf := pair(t, addr)
 				if _, err := again.Write([]byte("x")); err != nil {
 					t.Errorf("after release: %v", err)
 				}
 				again.Close()
 				other.Close()
+				deaf()
+				otherDeaf()
 			}
 		})
 	}
