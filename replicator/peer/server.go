@@ -23,6 +23,7 @@ const (
 	// writeTimeout is for writeSize bytes to be taken by a receiver, or by the buffers on the way to it.
 	writeTimeout = 30 * time.Second
 	writeSize    = 256 << 10
+	sendSize     = 1 << 20 // of a large object, read at a time
 )
 
 // Server returns the handler of Path and what is below. It never blocks for long on a receiver that does not read, and
@@ -184,8 +185,10 @@ func (h *handler) send(w http.ResponseWriter, r *http.Request, blob store.Blob, 
 	defer h.buffers.Put(buf)
 	o := output{w: w, rc: http.NewResponseController(w), ctx: r.Context()}
 	defer o.done()
-	for p := (*buf)[:writeSize]; from < blob.Size(); {
-		n, _ := blob.ReadRaw(p[:min(writeSize, blob.Size()-from)], from)
+	raw := blob.Raw()
+	defer raw.Close()
+	for p := (*buf)[:sendSize]; from < blob.Size(); {
+		n, _ := raw.ReadAt(p, from)
 		if n == 0 || o.write(p[:n]) != nil {
 			panic(http.ErrAbortHandler)
 		}

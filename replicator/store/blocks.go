@@ -23,6 +23,8 @@ type blocks struct {
 	mu   sync.Mutex
 	sums atomic.Pointer[[]blockSum] // nil until the object was hashed; that is done with mu held
 	bad  atomic.Bool                // the file is in quarantine
+
+	around atomic.Bool // its bytes went past the page cache, and nobody has had them read into it since
 }
 
 // blockSum is the sum of a block, and the seal of its pages.

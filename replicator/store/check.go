@@ -101,11 +101,13 @@ func (b Blob) fetch(p []byte, off int64) (int, error) {
 
 // load fills p from off on; its seals were broken.
 func (b Blob) load(p []byte, off int64) (int, error) {
-	switch {
-	case b.e.pack != 0:
+	if b.e.pack != 0 {
 		b.readOn()
-	case len(p) > 2*blockSize:
-		b.file.readAhead(off, int64(len(p)))
+	} else {
+		b.file.blocks.around.Store(false)
+		if len(p) > 2*blockSize {
+			b.file.readAhead(off, int64(len(p)))
+		}
 	}
 	n, err := b.file.pread(p, b.start()+off)
 	if err == nil && n < len(p) {

@@ -52,6 +52,44 @@ func (k *disk) writeAt(f *os.File, b []byte, off int64) error {
 	return err
 }
 
+// writeAround is writeAt of a new file's content, past the page cache as far as that goes: whole pages, from memory that
+// is aligned to them, where the file system can do it. It reports whether anything went that way.
+func (k *disk) writeAround(f *os.File, b []byte) (around bool, err error) {
+	page := os.Getpagesize()
+	if uintptr(unsafe.Pointer(unsafe.SliceData(b)))%uintptr(page) != 0 || setDirect(f, true) != nil {
+		return false, k.writeAt(f, b, 0)
+	}
+	n, err := 0, k.check("direct write", f.Name())
+	for whole := len(b) / page * page; n < whole && err == nil; {
+		var m int
+		if m, err = unix.Pwrite(int(f.Fd()), b[n:whole], int64(n)); errors.Is(err, unix.EINTR) {
+			err = nil
+		}
+		n += max(m, 0) / page * page
+	}
+	if err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it says only now that it cannot
+		return false, &os.PathError{Op: "write", Path: f.Name(), Err: err}
+	}
+	if err := setDirect(f, false); err != nil {
+		return false, &os.PathError{Op: "fcntl", Path: f.Name(), Err: err}
+	}
+	return n > 0, k.writeAt(f, b[n:], int64(n))
+}
+
+// setDirect has the page cache gone around, or not, by what is read and written through f.
+func setDirect(f *os.File, on bool) error {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return err
+	}
+	flags &^= unix.O_DIRECT
+	if on {
+		flags |= unix.O_DIRECT
+	}
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETFL, flags)
+	return err
+}
+
 func (k *disk) sync(f *os.File) error {
 	if err := k.check("fsync", f.Name()); err != nil {
 		return err

@@ -19,6 +19,7 @@ const (
 	pendingFiles = 256       // large objects that may wait for a Sync; one more makes one
 	pendingBytes = 512 << 20 // and their bytes
 	syncWorkers  = 8         // fsyncs at a time
+	aroundLeast  = 1 << 20   // bytes of an object that is worth a write of its own past the page cache
 )
 
 // large is the objects that are files of their own: those open, and those not yet durable. A file comes to its place in
@@ -191,12 +192,10 @@ func (s *Store) putLarge(d tree.Digest, b []byte) error {
 	f := newCounted(o, s.disk)
 	f.blocks = newBlocks(d)
 	sums := f.blocks.sum(&s.seals, b)
-	if err := s.disk.writeAt(o, b, 0); err != nil {
+	if err := s.writeLarge(f, b); err != nil {
 		return errors.Join(err, f.release(), s.disk.remove(tmp))
 	}
 	f.blocks.sums.Store(&sums)
-	// Only a hint, for the fsync to find less to do.
-	_ = unix.SyncFileRange(f.fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 
 	l := &s.large
 	l.mu.Lock()
@@ -224,6 +223,24 @@ func (s *Store) putLarge(d tree.Digest, b []byte) error {
 		return s.syncLarge()
 	}
 	return nil
+}
+
+// writeLarge writes the content of a new file. What comes in bulk goes past the page cache: it would drive out what is
+// being read, and most of it is not read soon.
+func (s *Store) writeLarge(f *file, b []byte) error {
+	l := &s.large
+	l.mu.RLock()
+	bulk := l.waiting >= s.o.Bulk && len(b) >= aroundLeast
+	l.mu.RUnlock()
+	if !bulk {
+		err := s.disk.writeAt(f.f, b, 0)
+		// Only a hint, for the fsync to find less to do.
+		_ = unix.SyncFileRange(f.fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		return err
+	}
+	around, err := s.disk.writeAround(f.f, b)
+	f.blocks.around.Store(around)
+	return err
 }
 
 // syncLarge makes the large objects durable that wait for it. Those that cannot be are forgotten.
