@@ -3,9 +3,6 @@ package e2e
 import (
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
@@ -52,48 +49,6 @@ func target(t *testing.T, what string, got, limit time.Duration) {
 	t.Logf("%s: %v, target %v: %s", what, got.Round(time.Millisecond), limit.Round(time.Millisecond), verdict)
 	if *targets && got > limit {
 		t.Errorf("%s: target missed", what)
-	}
-}
-
-// A first publish of 12,803 names and 412 MB to three masters, against two copies by rsync in the same run.
-func TestFirstPublishSpeed(t *testing.T) {
-	needCommands(t, "rsync")
-	source := t.TempDir()
-	goroot := strings.TrimSpace(runOn(t, nil, time.Minute, nil, "go", "env", "GOROOT").Stdout)
-	from, size := filepath.Join(goroot, "src", "encoding"), 16
-	if *targets {
-		from, size = filepath.Dir(from), 256
-	}
-	if r := runOn(t, nil, time.Minute, nil, "cp", "-a", from, source+"/src"); r.Code != 0 {
-		t.Fatalf("copy a tree: %v", r)
-	}
-	for i := range size / 16 {
-		f, err := os.OpenFile(source+"/large", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-		if err == nil {
-			_, err = f.WriteString(noise(int64(i), 16<<20))
-			f.Close()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	var rsync time.Duration
-	copies := t.TempDir()
-	for i := range 2 {
-		began := time.Now()
-		if r := runOn(t, nil, 5*time.Minute, nil, "rsync", "-a", source+"/", fmt.Sprintf("%s/%d/", copies, i)); r.Code != 0 {
-			t.Fatalf("rsync: %v", r)
-		}
-		rsync += time.Since(began)
-	}
-	f := threeWithSource(t, "--source", "www="+source+",mode=manual")
-	f.WaitLeader("www")
-	began := time.Now()
-	g := f.Masters[0].Publish("www")
-	_, last := f.waitFlips("www", g.Number)
-	target(t, fmt.Sprintf("publish of %d files, %d MB → served by three masters", g.Files, g.Bytes>>20), last.Sub(began), rsync)
-	for _, m := range f.Masters {
-		m.MustCLI("verify")
 	}
 }
 
