@@ -270,7 +270,7 @@ func (r *Replica) head() tree.Generation {
 // Hold fetches what the leader is about to publish, from whatever master has it, and returns when all of it is on this
 // disk. It needs no turn of the shard's owner: readers and flips go on meanwhile.
 func (r *Replica) Hold(ctx context.Context, g tree.Generation, from string, progress func(Fetched)) error {
-	if err := r.admit(g); err != nil {
+	if err := r.admit(fenceOf(g)); err != nil {
 		return err
 	}
 	defer r.cfg.Store.Hold()()
@@ -285,13 +285,16 @@ func (r *Replica) Hold(ctx context.Context, g tree.Generation, from string, prog
 	if err := r.cfg.Ledger.Raise(r.cfg.Shard, g); err != nil {
 		return err
 	}
+	if err := r.awaitAhead(ctx, fenceOf(g), progress); err != nil {
+		return err
+	}
 	if err := r.cfg.Peers.Fetch(ctx, g.Root, base, from, progress); err != nil {
 		if errors.Is(err, store.ErrFull) {
 			r.makeRoom()
 		}
 		return fmt.Errorf("generation %d of shard %s: %w", g.Number, r.cfg.Shard, err)
 	}
-	if err := r.admit(g); err != nil {
+	if err := r.admit(fenceOf(g)); err != nil {
 		return err
 	}
 	r.tell(func(in *inputs) { in.held = g.Root })
@@ -300,13 +303,13 @@ func (r *Replica) Hold(ctx context.Context, g tree.Generation, from string, prog
 }
 
 // admit refuses what comes from a leader before the latest one that this master has been told of.
-func (r *Replica) admit(g tree.Generation) error {
+func (r *Replica) admit(f fence) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if fenceOf(g).before(r.fence) {
-		return fmt.Errorf("shard %s, epoch %d: %w: epoch %d", r.cfg.Shard, g.Epoch, ErrOlderEpoch, r.fence.epoch)
+	if f.before(r.fence) {
+		return fmt.Errorf("shard %s, epoch %d: %w: epoch %d", r.cfg.Shard, f.epoch, ErrOlderEpoch, r.fence.epoch)
 	}
-	r.fence = fenceOf(g)
+	r.fence = f
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -179,6 +180,45 @@ func (p groupPeers) Hold(ctx context.Context, master, _ string, g tree.Generatio
 	}
 	beat()
 	return p.bench(master).replica.Hold(ctx, g, p.me, func(Fetched) {})
+}
+
+func (p groupPeers) Announce(ctx context.Context, master, _ string, era int, epoch int64, feed <-chan []tree.Part) error {
+	p.mu.Lock()
+	lost := p.lost[master] || p.lost[p.me]
+	p.mu.Unlock()
+	if lost {
+		return errLost
+	}
+	return p.bench(master).replica.Ahead(ctx, p.me, era, epoch, func(ctx context.Context) ([]tree.Part, error) {
+		select {
+		case parts, more := <-feed:
+			if !more {
+				return nil, io.EOF
+			}
+			return parts, nil
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	})
+}
+
+func (p groupPeers) FetchAhead(ctx context.Context, master string, feed <-chan []tree.Part, progress func(Fetched)) error {
+	from, into := p.bench(master).store, p.bench(p.me).store
+	var got Fetched
+	for parts := range feed {
+		for _, part := range parts {
+			b, err := from.Get(ctx, part.Digest)
+			if err == nil {
+				_, err = into.Put(ctx, b)
+			}
+			if err != nil {
+				return err
+			}
+			got.Objects++
+			progress(got)
+		}
+	}
+	return into.Sync(ctx)
 }
 
 func (p groupPeers) Offer(ctx context.Context, _ string, o Offer) (Result, error) {

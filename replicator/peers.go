@@ -49,4 +49,10 @@ func (alone) Hold(_ context.Context, master, _ string, _ tree.Generation, _ func
 	return fmt.Errorf("master %s: %w", master, ErrDeclined)
 }
 
+func (alone) Announce(context.Context, string, string, int, int64, <-chan []tree.Part) error {
+	return nil
+}
+
+func (alone) FetchAhead(context.Context, string, <-chan []tree.Part, func(Fetched)) error { return nil }
+
 func (alone) Offer(context.Context, string, Offer) (Result, error) { return Result{}, ErrNoTerm }

@@ -121,6 +121,8 @@ func (r *Replica) publishSource(ctx context.Context, p Publication) (Result, err
 func (r *Replica) publishScan(ctx context.Context, p Publication) (Result, error) {
 	return r.lead(ctx, func(ctx context.Context, head seenHead) (Result, error) {
 		full := r.base != head.generation.Root || r.base.IsZero()
+		a := r.announce(ctx)
+		defer r.stopAnnouncing(a)
 		scan, err := r.cfg.Source.Scan(ctx, full, p.Progress)
 		if err != nil {
 			return Result{}, fmt.Errorf("scan %s: %w", r.cfg.Directory, err)
@@ -248,9 +250,12 @@ func (r *Replica) advance(ctx context.Context, head seenHead, l tree.Lister, c c
 	if c.instead != nil {
 		base = *c.instead
 	}
-	merged, err := tree.Merge(ctx, r.objects(), base, l, tree.MergeOptions{
+	merged, err := tree.Merge(ctx, announced{r.objects(), r}, base, l, tree.MergeOptions{
 		Generation: number, NextIno: max(head.generation.NextIno, r.maxima.NextIno, 1), Now: tree.TimeOf(r.cfg.Now()), Tag: r.cfg.Tag, Root: c.root,
 	})
+	if a := r.announcing.Load(); a != nil {
+		a.end()
+	}
 	if err != nil {
 		return Result{}, fmt.Errorf("merge: %w", err)
 	}

@@ -71,6 +71,11 @@ type Peers interface {
 	// Hold returns nil once the named master has the whole of g on its disk. It wraps ErrDeclined when that master says no,
 	// and ErrOlderEpoch when it has seen a later leader. beat is called as long as the master makes progress.
 	Hold(ctx context.Context, master, shard string, g tree.Generation, beat func()) error
+	// Announce tells a master what this one, the shard's leader, stores, for it to fetch ahead: what comes from feed until it
+	// is closed. It returns when the master has fetched it. It is of no use when a later leader has been seen.
+	Announce(ctx context.Context, master, shard string, era int, epoch int64, feed <-chan []tree.Part) error
+	// FetchAhead brings what a master announces into the store: the blobs that come from feed, until it is closed.
+	FetchAhead(ctx context.Context, master string, feed <-chan []tree.Part, progress func(Fetched)) error
 	// Offer has the shard's leader fetch a tree from this master and publish it.
 	Offer(ctx context.Context, shard string, o Offer) (Result, error)
 }
@@ -128,7 +133,8 @@ type Replica struct {
 	wake chan struct{} // something new in inputs
 	done chan struct{} // closed when Run has returned
 
-	status atomic.Pointer[Status]
+	status     atomic.Pointer[Status]
+	announcing atomic.Pointer[announcer] // of the publish under way; nil: nothing is announced
 
 	// mu guards inputs: what others have told the Replica and Run has not looked at yet.
 	mu     sync.Mutex
@@ -164,7 +170,9 @@ type Replica struct {
 	again       *time.Timer    // for the next attempt at catching up
 	work        sync.WaitGroup // the chase
 
-	fence fence // guarded by mu: the latest leader that this master has been told of
+	// Guarded by mu, too.
+	fence fence  // the latest leader that this master has been told of
+	ahead *ahead // the fetching of what a leader announces; nil: none
 }
 
 // inputs are the latest values; an older one that was never looked at is of no interest.
@@ -205,6 +213,9 @@ func New(ctx context.Context, c Config) *Replica {
 		cfg: c, log: c.Logger.With().Str("shard", c.Shard).Logger(), jobs: make(chan job), wake: make(chan struct{}, 1),
 		done: make(chan struct{}), settings: c.Settings, maxima: c.Record.Maxima, generations: c.Record.Generations,
 		due: c.Source != nil, retry: stoppedTimer(), again: stoppedTimer(), caught: make(chan caught),
+	}
+	if c.Source != nil {
+		c.Source.Tell(r.stored)
 	}
 	r.fence = fence{c.Record.Maxima.Era, c.Record.Maxima.Epoch}
 	for _, g := range r.generations {

@@ -79,6 +79,11 @@ func (l *testLog) Write(line []byte) (int, error) {
 
 func start(t *testing.T, c Config) *running {
 	t.Helper()
+	return startLogged(t, c, zerolog.New(newTestLog(t)).Level(zerolog.InfoLevel))
+}
+
+func startLogged(t *testing.T, c Config, log zerolog.Logger) *running {
+	t.Helper()
 	if err := c.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +93,6 @@ func start(t *testing.T, c Config) *running {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t, c, client, cancel, make(chan error, 1)}
-	log := zerolog.New(newTestLog(t)).Level(zerolog.InfoLevel)
 	go func() { r.ended <- Run(ctx, c, "test", log) }()
 	t.Cleanup(r.stop)
 	return r

@@ -67,6 +67,7 @@ func (m *Master) peerHandler() http.Handler {
 	mux.Handle(peer.Path, peer.Server(m.store))
 	mux.Handle(peer.Path+"/", peer.Server(m.store))
 	handle(mux, m, shardPath("{shard}", "hold"), m.answerHold)
+	mux.HandleFunc("POST "+shardPath("{shard}", "ahead"), m.answerAhead)
 	handle(mux, m, shardPath("{shard}", "offer"), func(ctx context.Context, s *shard, o replicator.Offer, _ func()) (replicator.Result, error) {
 		return s.replica.Accept(ctx, o)
 	})

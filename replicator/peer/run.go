@@ -35,7 +35,9 @@ type run struct {
 
 	prefer   string
 	progress func(Progress)
-	objects  bool // missing objects are a result, not an error
+	objects  bool               // missing objects are a result, not an error
+	masters  func() []string    // that may be asked
+	feed     <-chan []tree.Part // more objects to want; nil: there are no more
 
 	sources []*source
 	byName  map[string]*source
@@ -64,7 +66,7 @@ type run struct {
 
 func (f *Fetcher) newRun(ctx context.Context, prefer string, progress func(Progress)) *run {
 	r := &run{
-		f: f, prefer: prefer, progress: progress,
+		f: f, prefer: prefer, progress: progress, masters: f.cfg.Masters,
 		work: make(chan task, slabsAhead), events: make(chan event),
 		byName: make(map[string]*source), known: make(map[tree.Digest]struct{}), blobs: make(map[tree.Digest]struct{}), active: make(map[*request]struct{}),
 		moved: time.Now(),
@@ -95,7 +97,7 @@ func (r *run) want(it item) {
 	}
 }
 
-// loop runs until nothing is open, and then makes everything durable.
+// loop runs until nothing is open and nothing is announced any more, and then makes everything durable.
 func (r *run) loop() error {
 	r.f.running.Add(1)
 	defer r.f.running.Add(-1)
@@ -108,13 +110,15 @@ func (r *run) loop() error {
 	defer tick.Stop()
 	r.refresh()
 	r.pressed = r.f.cfg.Pressure()
-	for r.open > 0 {
+	for r.open > 0 || r.feed != nil {
 		if err := r.dispatch(); err != nil {
 			return err
 		}
 		select {
 		case r.nextHere() <- r.next:
 			r.next = task{}
+		case parts, more := <-r.hungry():
+			r.take(parts, more)
 		case e := <-r.events:
 			if err := r.handle(&e); err != nil {
 				return err
@@ -161,7 +165,7 @@ func (r *run) refresh() {
 	for _, s := range r.sources {
 		s.alive = false
 	}
-	for _, name := range r.f.cfg.Masters() {
+	for _, name := range r.masters() {
 		s := r.byName[name]
 		if s == nil {
 			s = &source{name: name, number: len(r.sources), shunUntil: r.f.shunnedUntil(name)}
@@ -181,7 +185,7 @@ func (r *run) tick() error {
 	for req := range r.active {
 		came += req.bytes.Load()
 	}
-	if r.pressed = r.f.cfg.Pressure(); r.pressed || came-r.noticed >= stallBytes {
+	if r.pressed = r.f.cfg.Pressure(); r.pressed || r.open == 0 || came-r.noticed >= stallBytes {
 		r.moved, r.noticed = now, came
 	}
 	if now.Sub(r.moved) >= stuckTime {

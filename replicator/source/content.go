@@ -34,6 +34,19 @@ func (e *storeError) Unwrap() error { return e.err }
 type reader struct {
 	objects tree.Objects
 	buffers chan []byte
+	tell    func(d tree.Digest, size int) // nil: nobody asks
+}
+
+// put stores an object.
+func (r *reader) put(ctx context.Context, b []byte) (tree.Digest, error) {
+	d, err := r.objects.Put(ctx, b)
+	if err != nil {
+		return d, &storeError{err}
+	}
+	if r.tell != nil {
+		r.tell(d, len(b))
+	}
+	return d, nil
 }
 
 func newReader(objects tree.Objects, parallel int) *reader {
@@ -154,9 +167,9 @@ func (r *reader) read(ctx context.Context, f *file) (tree.Content, uint64, error
 	if err := f.unchanged(); err != nil {
 		return tree.Content{}, 0, err
 	}
-	d, err := r.objects.Put(ctx, b)
+	d, err := r.put(ctx, b)
 	if err != nil {
-		return tree.Content{}, 0, &storeError{err}
+		return tree.Content{}, 0, err
 	}
 	return tree.Content{Form: tree.Blob, Digest: d}, uint64(f.want.Size), nil
 }
@@ -194,9 +207,9 @@ func (r *reader) readChunks(ctx context.Context, f *file) (tree.Content, uint64,
 	if err := f.unchanged(); err != nil {
 		return tree.Content{}, 0, err
 	}
-	d, err := r.objects.Put(ctx, tree.EncodeChunks(extents))
+	d, err := r.put(ctx, tree.EncodeChunks(extents))
 	if err != nil {
-		return tree.Content{}, 0, &storeError{err}
+		return tree.Content{}, 0, err
 	}
 	return tree.Content{Form: tree.Chunks, Digest: d}, used, nil
 }
@@ -215,11 +228,7 @@ func (r *reader) readChunk(ctx context.Context, f *file, at int64, length uint64
 	if err := f.unchanged(); err != nil {
 		return tree.Digest{}, err
 	}
-	d, err := r.objects.Put(ctx, b)
-	if err != nil {
-		return tree.Digest{}, &storeError{err}
-	}
-	return d, nil
+	return r.put(ctx, b)
 }
 
 // span is a range of a file that holds data: [from, to).

@@ -163,6 +163,10 @@ func (s *Source) mark(path string) *dirt {
 	return node
 }
 
+// Tell has every object that later scans store told to fn, as soon as it is there, by several goroutines at once. It is
+// called before the first scan.
+func (s *Source) Tell(fn func(d tree.Digest, size int)) { s.reader.tell = fn }
+
 // Status returns how the source is.
 func (s *Source) Status() Status {
 	s.mu.Lock()
