@@ -42,7 +42,7 @@ type Conn struct {
 	loop          *loop // nil when there is none for this connection
 	place         int32 // in the loop
 	turn          atomic.Uint32
-	ended         atomic.Bool   // the peer has sent its last
+	ended         atomic.Bool   // the peer seems to have sent its last
 	back          chan struct{} // the loop gives the connection back
 	kick          chan struct{} // holds a token when stopping
 	heard         atomic.Int64  // when the loop last answered, in Unix nanoseconds

@@ -127,7 +127,9 @@ func (c *Conn) onEvent(ctx context.Context, last bool) {
 // takeTurn reads what there is and answers it. It reports whether the loop may keep the connection: that is so when nothing
 // is left to be done.
 func (c *Conn) takeTurn(ctx context.Context) bool {
+	last := false
 	for {
+		last = c.ended.Swap(false) || last
 		c.readN, c.readErr = 0, nil
 		space := len(c.in.space())
 		if err := c.raw.Read(c.onReadableNow); err != nil || c.readErr != nil {
@@ -145,7 +147,8 @@ func (c *Conn) takeTurn(ctx context.Context) bool {
 			c.stuck = err
 			return false
 		}
-		if c.readN < space && !c.ended.Load() {
+		// Without anything read it is not the last after all: an event may be about who had this place before.
+		if c.readN == 0 || c.readN < space && !last {
 			c.in.release()
 			c.dropOutput()
 			return true
