@@ -23,7 +23,7 @@ func (g steadyGate) Await(ctx context.Context) error {
 }
 
 // headGate parks a new connection until this master serves every head, so that no slave that comes from another master
-// travels back in time. Connections that arrive together share one linearizable read of etcd.
+// travels back in time. Connections that arrive together share one linearizable read of etcd, or of what the other masters serve (newest).
 type headGate struct {
 	load   func(ctx context.Context) (fleet.View, error)
 	served func(ctx context.Context, v fleet.View) error // waits until every head of v is served
@@ -97,5 +97,6 @@ func (g *headGate) read(r *gateRead) {
 // gatePatience is how long a connection is parked; then it is closed, and the client tries again, here or elsewhere.
 const gatePatience = 2 * time.Second
 
-// gateTimeout is how long etcd may take to name the heads before the last known ones count.
-const gateTimeout = 500 * time.Millisecond
+// gateTimeout is how long etcd and the other masters may take to name the heads before the last known ones count. A reader
+// whose master has fallen silent has waited 600 ms by then, and is to read again within a second.
+const gateTimeout = 200 * time.Millisecond

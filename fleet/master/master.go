@@ -298,7 +298,7 @@ func (m *Master) loadIfHealthy(ctx context.Context) (fleet.View, error) {
 	if err := m.etcdProblem(); err != nil {
 		return fleet.View{}, err
 	}
-	return m.registry.Load(ctx)
+	return newest{etcd: m.registry.Load, others: m.askServed, last: m.lastView}.load(ctx)
 }
 
 // awaitServed waits until every head of v is served here. What this master cannot serve now does not keep a client

@@ -20,6 +20,7 @@ import (
 const (
 	peerPrefix  = "/peer/v1/"
 	pathLease   = peerPrefix + "lease"
+	pathServed  = peerPrefix + "served"
 	pathRecords = peerPrefix + "records"
 )
 
@@ -92,6 +93,7 @@ func (m *Master) peerHandler() http.Handler {
 		return nothing{}, err
 	})
 	mux.Handle("POST "+pathLease, answer(m.base, func(context.Context, *http.Request, func()) (leaseReport, error) { return m.leaseReport(), nil }))
+	mux.Handle("POST "+pathServed, answer(m.base, func(context.Context, *http.Request, func()) (map[string]uint64, error) { return m.serves(), nil }))
 	mux.Handle("POST "+pathRecords, answer(m.base, withBody(m.answerRecords)))
 	mux.Handle("POST "+pathReport, answer(m.base, withBody(func(_ context.Context, reports []slaveReport) (nothing, error) {
 		return nothing{}, m.takeReports(reports)
