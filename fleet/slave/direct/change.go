@@ -70,7 +70,7 @@ func (a *aims) wait() {
 // change makes the present target the kernel's, until that is done, changeTime is over, or there is another.
 func (d *Direct) change(ctx context.Context, aims *aims) {
 	d.mu.Lock()
-	to, turn, urgent := d.target, d.turn, d.urgent && d.busy
+	to, turn, urgent := d.target, d.turn, d.urgent && (d.busy || d.result != nil)
 	d.mu.Unlock()
 	if !to.IsValid() {
 		return
@@ -81,8 +81,15 @@ func (d *Direct) change(ctx context.Context, aims *aims) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.turn == turn && d.busy {
-		d.busy, d.result = false, err
+	if d.turn != turn {
+		return
+	}
+	d.result = err
+	if d.busy && d.urgent && err != nil { // a Move returns it; what settles later would say the same every second
+		d.cfg.Logger.Error().Err(err).Stringer("to", to).Msg("cannot send the kernel to another master; trying again")
+	}
+	if d.busy {
+		d.busy = false
 		close(d.done)
 		d.done = make(chan struct{})
 	}
@@ -130,12 +137,14 @@ func (d *Direct) perform(ctx context.Context, aims *aims, to netip.AddrPort, tur
 		if !c.first {
 			aim()
 		}
-		if err := cuts.cut(do.cut); err != nil {
-			problem = err
-		}
-		if c.first {
+		err = cuts.cut(do.cut)
+		switch {
+		case c.first && err == nil:
 			aim()
+		case c.first: // an address written now would leave a connection that nothing can break later
+			c.forget(do.aim)
 		}
+		problem = cmp.Or(err, problem)
 		if err := d.rest(ctx, turn); err != nil {
 			return err
 		}
@@ -197,6 +206,7 @@ func (c *cuts) cut(sockets []Socket) error {
 		release, err := c.breaker.Break(s)
 		if err != nil {
 			problem = fmt.Errorf("break the connection to %s: %w", s.Remote, err)
+			continue
 		}
 		c.released[s.Remote] = release
 	}

@@ -337,3 +337,23 @@ func TestBeginWhileStuck(t *testing.T) {
 		}
 	})
 }
+
+// A fence that cannot be made at first is made later, and nothing is written before: a connection that was closed without one
+// would stay as it is. A change that fails for that is tried again for as long as it takes.
+func TestFenceFails(t *testing.T) {
+	for _, fails := range []int{3, 700} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(masterA, masterB)
+			w.breakers = []Breaker{&fakeFence{w: w, fails: fails}}
+			w.mount("/m", "1", masterA, 1)
+			d := newDirect(t, NewKernel(w, zerolog.Nop()), "/m")
+			d.Switch(masterA)
+			synctest.Wait()
+			w.set(masterA, silent)
+			w.call(1)
+			d.Switch(masterB)
+			until(t, time.Duration(fails)*2*step+5*time.Second, w.readable)
+			until(t, time.Second, func() bool { return w.fences() == 0 })
+		})
+	}
+}

@@ -256,6 +256,7 @@ type fakeFence struct {
 	w     *world
 	check error
 	swept bool
+	fails int // so many times
 }
 
 func (*fakeFence) Name() string   { return "fence" }
@@ -266,6 +267,10 @@ func (f *fakeFence) Sweep() error { f.swept = true; return nil }
 func (f *fakeFence) Break(s Socket) (func() error, error) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
+	if f.fails > 0 {
+		f.fails--
+		return func() error { return nil }, errors.New("no fence today")
+	}
 	f.w.fenced[s.Remote.Addr()]++
 	return func() error {
 		f.w.mu.Lock()

@@ -21,7 +21,7 @@ func (*iptablesFence) Name() string { return "iptables" }
 func (*iptablesFence) First() bool  { return true }
 
 // iptablesTime is how long one command may take.
-const iptablesTime = 2 * time.Second
+const iptablesTime = 4 * time.Second
 
 // iptables begins the command for the family of an address: the one for the kernel's older packet filter if there is one, since
 // the other speaks to nftables, which is not there. The function that it returns waits for its end.

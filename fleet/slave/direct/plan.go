@@ -60,6 +60,13 @@ func (c *change) heed(ended []aimed) (err error) {
 	return err
 }
 
+// forget gives up aims that were not begun: the next look wants them again.
+func (c *change) forget(transports []string) {
+	for _, id := range transports {
+		delete(c.aims, id)
+	}
+}
+
 // look says what to do when transports and sockets are as given.
 func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
 	var d deeds
