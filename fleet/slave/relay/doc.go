@@ -17,13 +17,16 @@
 //     here than after a refusal (three).
 //   - No other local user can use it: it talks to 127.0.0.1 and ports below 1024 only, as the master sees ports below 1024
 //     from here.
-//   - Everything is bounded: connections, buffers (some 100 KiB a connection, and a pipe when replies are large), waits.
+//   - Everything is bounded: connections, waits, memory. A connection costs a few KiB; while the kernel does not take the
+//     replies that came, up to 64 KiB of them, or a pipe of 1 MiB, are kept, and no more are read.
 //
 // A dead process is noticed by its reset. A silent host is noticed within 600 ms while somebody waits for a reply: calls
 // that are unanswered for 100 ms make the Prober say HELLO at once, after 200 ms more it says it again over a new
 // connection and to the next masters, and 500 ms after the first the silent one is left for the first that answered. A
 // master whose replies come, however slow its HELLO, is alive.
 //
-// Decisions are made by a pure state machine (course); [Prober] performs them. The Relay owns a goroutine for each
-// direction of each connection; Run returns when all are done.
+// Decisions are made by a pure state machine (course); [Prober] performs them. The bytes of all connections are passed by
+// one goroutine of the Relay's (loop), which waits for their sockets by itself: large replies are spliced, and of those only
+// the record marks are looked at. Another goroutine for each connection of the kernel joins it to masters, one after the
+// other. Run returns when all are done.
 package relay

@@ -49,4 +49,7 @@ func (f *framer) pass(n int) (ended int) {
 // between says that the stream stands between two records.
 func (f *framer) between() bool { return !f.open }
 
+// fresh says that the next byte is the first of a mark.
+func (f *framer) fresh() bool { return f.left == 0 && f.have == 0 }
+
 const lastFragment = 1 << 31

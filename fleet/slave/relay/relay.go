@@ -36,6 +36,7 @@ type Config struct {
 type Relay struct {
 	cfg    Config
 	epoch  time.Time
+	loop   *loop // Run's
 	losses chan Loss
 	// drainTime is how long a Move waits for the last replies.
 	drainTime time.Duration
@@ -54,7 +55,7 @@ type Relay struct {
 
 // link is one connection of the kernel.
 type link struct {
-	kernel *net.TCPConn
+	kernel *socket
 	// Guarded by Relay.mu:
 	session *session
 	turn    uint64       // of the session
@@ -113,6 +114,16 @@ func (r *Relay) Run(ctx context.Context) error {
 	if err := ln.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("relay: %w", err)
 	}
+	if err := unpace(ln); err != nil {
+		r.cfg.Logger.Debug().Err(err).Msg("the kernel's connections are left as they come")
+	}
+	l, err := newLoop(r.epoch)
+	if err != nil {
+		return fmt.Errorf("relay: %w", err)
+	}
+	r.loop = l
+	go l.run()
+	defer l.stop()
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() {
 		ln.SetDeadline(past) //nolint:errcheck // Accept fails then anyhow
@@ -185,8 +196,13 @@ func (r *Relay) admit(conn *net.TCPConn) *link {
 	}
 	// Whenever it is closed, also because this process dies, the kernel is to come back at once: see reset.
 	conn.SetLinger(0) //nolint:errcheck // it comes back later then
+	kernel, err := detach(conn)
+	if err != nil {
+		r.cfg.Logger.Warn().Err(err).Msg("relay cannot take a connection")
+		return nil
+	}
 	r.total.Accepted++
-	l := &link{kernel: conn}
+	l := &link{kernel: kernel}
 	r.links[l] = struct{}{}
 	return l
 }
@@ -198,21 +214,20 @@ func (r *Relay) serve(ctx context.Context, l *link) {
 	for {
 		s := r.join(ctx, l, carry)
 		if s == nil {
-			reset(l.kernel)
+			l.kernel.reset()
 			return
 		}
-		out := s.run()
+		out := r.loop.pass(s)
 		r.leave(l, s, out)
 		switch {
 		case out.gone:
-			l.kernel.SetLinger(-1) //nolint:errcheck // then the last replies may be lost, for which nobody waits
-			l.kernel.Close()       //nolint:errcheck // it is over
+			l.kernel.close()
 			return
 		case ctx.Err() != nil, !out.clean:
 			r.mu.Lock()
 			r.total.Resets++
 			r.mu.Unlock()
-			reset(l.kernel)
+			l.kernel.reset()
 			return
 		}
 		carry = out.carry
@@ -280,11 +295,16 @@ func (r *Relay) join(ctx context.Context, l *link, carry []byte) *session {
 				continue
 			}
 		}
-		s := newSession(l.kernel, conn, to, r.epoch, carry)
+		master, err := detach(conn)
+		if err != nil {
+			r.miss(ctx, to, turn, changed, err)
+			continue
+		}
+		s := newSession(r.loop, l.kernel, master, to, carry)
 		if r.enter(l, s, turn) {
 			return s
 		}
-		reset(conn)
+		master.reset()
 	}
 	return nil
 }
@@ -336,16 +356,20 @@ func (r *Relay) Flow() Flow {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := Flow{Conns: len(r.links), Heard: r.heard}
+	now := int64(time.Since(r.epoch))
 	for l := range r.links {
 		s := l.session
 		if s == nil || l.turn != r.turn {
 			continue
 		}
-		heard := s.heard.Load()
+		heard, waits := s.heard.Load(), s.unanswered() > 0
+		if waits {
+			heard = s.lastHeard(now)
+		}
 		if heard != 0 {
 			f.Heard = later(f.Heard, r.epoch.Add(time.Duration(heard)))
 		}
-		if s.unanswered() > 0 {
+		if waits {
 			since := r.epoch.Add(time.Duration(max(heard, s.waiting.Load())))
 			if f.Waiting.IsZero() || since.Before(f.Waiting) {
 				f.Waiting = since

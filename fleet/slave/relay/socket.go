@@ -1,0 +1,172 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// socket is a connection that the loop reads and writes by itself. Go's poller must not know of it: that would wake a
+// thread for all that comes, to find that nobody waits there.
+type socket struct {
+	fd int
+
+	// What the system said last, the loop's own: it tells changes only.
+	readable, writable bool
+	ending             bool // the peer has sent its last byte, or reset it: it stays readable until a read says so
+	lowat              int  // bytes that make it readable
+}
+
+// unpace keeps the connections that a listener will accept from being paced: where BBR is the default, the system would set a
+// timer for each few packets of replies, which takes a third of the relay's time; on the loopback there is nothing that
+// could be congested. They must have it from the beginning: pacing stays once it is on.
+func unpace(ln *net.TCPListener) error {
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") // which every kernel has
+	}); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// detach takes a connection away from Go's poller. c is of no use afterwards; it is reset when that fails.
+func detach(c *net.TCPConn) (*socket, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		reset(c)
+		return nil, err
+	}
+	s := &socket{lowat: 1}
+	cerr := raw.Control(func(fd uintptr) { s.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(cerr, err); err != nil {
+		reset(c)
+		return nil, fmt.Errorf("take a connection over: %w", err)
+	}
+	c.Close() //nolint:errcheck // it lives on under the other descriptor
+	return s, nil
+}
+
+// close ends the connection in order.
+func (s *socket) close() { s.closeLinger(unix.Linger{}) }
+
+// reset closes the connection with RST, as the function does.
+func (s *socket) reset() { s.closeLinger(unix.Linger{Onoff: 1}) }
+
+func (s *socket) closeLinger(how unix.Linger) {
+	unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &how) //nolint:errcheck // closed all the same
+	unix.Close(s.fd)                                                   //nolint:errcheck // nothing to be done about it
+}
+
+// note takes what the loop was told into account.
+func (s *socket) note(events uint32) {
+	if events&unix.EPOLLOUT != 0 {
+		s.writable = true
+	}
+	if events&unix.EPOLLIN != 0 {
+		s.readable = true
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		s.readable, s.writable, s.ending = true, true, true
+	}
+}
+
+// read reads what there is. n is 0 without an error when nothing is.
+func (s *socket) read(b []byte) (n int, err error) {
+	for {
+		n, err = unix.Read(s.fd, b)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	return s.took(n, len(b), err)
+}
+
+// took sorts what a read or a splice of the socket returned.
+func (s *socket) took(n, most int, err error) (int, error) {
+	switch {
+	case err == unix.EAGAIN:
+		s.readable = false
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("read: %w", err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	if n < most && !s.ending {
+		s.readable = false
+	}
+	return n, nil
+}
+
+// peek fills b with what a read would return first, and says whether there was enough.
+func (s *socket) peek(b []byte) bool {
+	for {
+		n, _, err := unix.Recvfrom(s.fd, b, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.EAGAIN {
+			s.readable = false
+		}
+		return n == len(b)
+	}
+}
+
+// write writes what the system takes.
+func (s *socket) write(b []byte) (n int, err error) {
+	for {
+		n, err = unix.Write(s.fd, b)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	return s.gave(n, err)
+}
+
+// gave sorts what a write, or a splice to the socket, returned.
+func (s *socket) gave(n int, err error) (int, error) {
+	switch {
+	case err == unix.EAGAIN:
+		s.writable = false
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("write: %w", err)
+	}
+	return n, nil
+}
+
+// closeWrite says that no more will be written.
+func (s *socket) closeWrite() {
+	unix.Shutdown(s.fd, unix.SHUT_WR) //nolint:errcheck // its reader will see
+}
+
+// await tells the system how many bytes are waited for. Fewer are not worth being woken for: a thread that is, for each
+// 64 KiB of a large reply, takes the processor from the one that sends them.
+func (s *socket) await(n int) {
+	if n == s.lowat {
+		return
+	}
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, n); err == nil {
+		s.lowat = n
+	}
+}
+
+// lastCame says how long ago bytes came that have not been read; ok is false when all have been.
+func (s *socket) lastCame() (ago time.Duration, ok bool) {
+	if n, err := unix.IoctlGetInt(s.fd, unix.TIOCINQ); err != nil || n == 0 {
+		return 0, false
+	}
+	info, err := unix.GetsockoptTCPInfo(s.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, false
+	}
+	return time.Duration(info.Last_data_recv) * time.Millisecond, true
+}
