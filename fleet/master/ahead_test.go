@@ -133,7 +133,9 @@ func TestFetchedAhead(t *testing.T) {
 		c.Etcd.Endpoints = []string{server.URL()}
 	}
 	m1 := start(t, first)
-	m1.until("m1 leading", func(s console.Status) bool { return len(s.Shards) == 1 && s.Shards[0].Leader == "m1" && s.Shards[0].Generation == 1 })
+	m1.until("m1 leading", func(s console.Status) bool {
+		return len(s.Shards) == 1 && s.Shards[0].Leader == "m1" && s.Shards[0].Generation == 1
+	})
 	log := logged{make(chan string, 10)}
 	startLogged(t, second, zerolog.New(log))
 	m1.until("two masters serving the first generation", inStep(2, 1))
