@@ -100,6 +100,14 @@ failover: ## what a reader on a slave sees when a master is lost or leaves (REPS
 targets: ## measure publishing to three masters at full size, against two copies by rsync (wants a quiet machine)
 	$(GO) test -count=1 -timeout 20m -v -run 'Speed$$' ./e2e -targets
 
+# Beside the servers of others, which are measured too.
+BENCH_PACKAGES = nfs-ganesha nfs-ganesha-vfs rpcbind netbase
+
+.PHONY: bench
+bench: ## measure the NFS server beside NFS-Ganesha and go-nfs on this machine, and print a table (root; wants a quiet machine)
+	@PATH=$$PATH:/usr/sbin command -v ganesha.nfsd >/dev/null && command -v rpcbind >/dev/null || ./.ci/apt-install $(BENCH_PACKAGES)
+	$(GO) test -count=1 -timeout 20m -v -run '^TestServersSideBySide$$' ./e2e -sidebyside
+
 .PHONY: clean
 clean: ## remove what the targets above made (not a fleet's data)
 	rm -rf bin .sample

@@ -18,6 +18,9 @@
 // name, whose tree is published without end, and to which events happen again and again. The files are known (package known):
 // every block says what it is, so that each read is judged on the slave; and each wait is measured there, in windows (Watch).
 //
+// Package load asks a server for as much as it can answer; make bench measures the product with it beside NFS-Ganesha and
+// go-nfs.
+//
 // A test owns what it starts: t.Cleanup stops it, logs are printed when the test failed. Every process dies with the test
 // binary, and what a killed test binary left (namespaces, directories) is swept by the next run. All names carry the test
 // binary's process id, so runs do not meet.

@@ -1,0 +1,242 @@
+package e2e
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var sideBySide = flag.Bool("sidebyside", false, "measure the NFS server beside others, at full size")
+
+// contestant is a server that is measured. It is stopped (SIGSTOP) while another is.
+type contestant struct {
+	name, url string
+	proc      *proc
+}
+
+// contest is one row of the table: an operation of package load and the figure that counts.
+type contest struct {
+	name, figure string
+	least        float64 // of ours against Ganesha's
+	args         string
+}
+
+// The operations and the targets, as issue 5 has them.
+var contests = []contest{
+	{"null", "calls_per_s", 0, "null 4 8 SECONDS"},
+	{"getattr", "calls_per_s", 4, "getattr 4 8 SECONDS"},
+	{"access", "calls_per_s", 4, "access 4 8 SECONDS"},
+	{"lookup", "calls_per_s", 4, "lookup 4 8 SECONDS src/net"},
+	{"READ 4 KiB random", "calls_per_s", 3.5, "randread 4 8 SECONDS large:4096"},
+	{"READ 128 KiB", "MB_per_s", 1.5, "read 4 4 SECONDS large:131072"},
+	{"READ 1 MiB", "MB_per_s", 1.2, "read 4 4 SECONDS large:1048576"},
+	{"walk", "seconds", 2, "walk 4 4"},
+	{"walk and read all", "seconds", 2.5, "slurp 4 8"},
+}
+
+// The NFS server, measured beside NFS-Ganesha and go-nfs on the same content, operation by operation in turns. Prints a table.
+func TestServersSideBySide(t *testing.T) {
+	if _, err := exec.LookPath("ganesha.nfsd"); !*sideBySide && (err != nil || os.Geteuid() != 0) {
+		t.Skip("skipped: only make bench needs NFS-Ganesha, and root for it")
+	}
+	needCommands(t, "ganesha.nfsd", "rpcbind", "rpcinfo")
+	source := benchContent(t)
+	tool := buildTool(t, "./load/nfsload")
+	servers := []*contestant{benchOurs(t, source), benchGanesha(t, source), benchGoNFS(t, source)}
+	for _, s := range servers {
+		eventually(t, 30*time.Second, s.name+" answers", func() bool {
+			r, err := run(nil, 20*time.Second, nil, tool, s.url, "slurp", "4", "8")
+			return err == nil && r.Code == 0
+		})
+		s.proc.signal(t, syscall.SIGSTOP)
+	}
+	defer func() { // a stopped process ends no other way in good order
+		for _, s := range servers {
+			s.proc.signal(t, syscall.SIGCONT)
+		}
+	}()
+	t.Log(benchMachine(t))
+	t.Logf("| %-18s | %10s | %10s | %10s | %7s | %6s |", "", servers[0].name, servers[1].name, servers[2].name, "ahead", "target")
+	for _, c := range contests {
+		figures := c.measure(t, tool, servers)
+		ahead := figures[0] / figures[1]
+		if c.figure == "seconds" {
+			ahead = figures[1] / figures[0]
+		}
+		t.Logf("| %-18s | %10s | %10s | %10s | %7.2f | %6s |", c.name, c.format(figures[0]), c.format(figures[1]), c.format(figures[2]), ahead, c.target())
+		if *sideBySide && ahead < c.least {
+			t.Errorf("%s: ahead of NFS-Ganesha by %.2f, the target is %.1f", c.name, ahead, c.least)
+		}
+	}
+}
+
+// measure returns the median figure of each server; 0 for one that cannot do it.
+func (c contest) measure(t *testing.T, tool string, servers []*contestant) []float64 {
+	rounds, seconds := 1, "0.1"
+	if *sideBySide {
+		rounds, seconds = 3, "1"
+	}
+	got := make([][]float64, len(servers))
+	for range rounds {
+		for i, s := range servers {
+			s.proc.signal(t, syscall.SIGCONT)
+			argv := append([]string{tool, "-each", s.url}, strings.Fields(strings.ReplaceAll(c.args, "SECONDS", seconds))...)
+			r, err := run(nil, time.Minute, nil, argv...)
+			s.proc.signal(t, syscall.SIGSTOP)
+			figure := 0.0
+			if err == nil && r.Code == 0 {
+				figure = keyed(r.Stdout, c.figure)
+			} else if i == 0 {
+				t.Errorf("%s of %s: %v %v", c.name, s.name, r, err)
+			}
+			got[i] = append(got[i], figure)
+		}
+	}
+	medians := make([]float64, len(servers))
+	for i := range got {
+		slices.Sort(got[i])
+		medians[i] = got[i][len(got[i])/2]
+	}
+	return medians
+}
+
+// keyed returns the number of key in a line of key=value.
+func keyed(line, key string) float64 {
+	for _, f := range strings.Fields(line) {
+		if v, ok := strings.CutPrefix(f, key+"="); ok {
+			n, _ := strconv.ParseFloat(v, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+func (c contest) format(figure float64) string {
+	switch {
+	case figure == 0:
+		return "fails"
+	case c.figure == "seconds":
+		return fmt.Sprintf("%.3f s", figure)
+	case c.figure == "MB_per_s":
+		return fmt.Sprintf("%.2f GB/s", figure/1000)
+	}
+	return fmt.Sprintf("%.0fk/s", figure/1000)
+}
+
+func (c contest) target() string {
+	if c.least == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f", c.least)
+}
+
+// benchContent is the Go source tree and one large file; without -sidebyside a part of the one and a small other.
+func benchContent(t *testing.T) string {
+	t.Helper()
+	source := t.TempDir()
+	from := filepath.Join(strings.TrimSpace(runOn(t, nil, time.Minute, nil, "go", "env", "GOROOT").Stdout), "src")
+	size := 256 << 20
+	args := []string{"cp", "-a", from, source + "/src"}
+	if !*sideBySide {
+		size = 4 << 20
+		if err := os.Mkdir(source+"/src", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		args = []string{"cp", "-a", from + "/net", source + "/src/net"}
+	}
+	if r := runOn(t, nil, time.Minute, nil, args...); r.Code != 0 {
+		t.Fatalf("copy a tree: %v", r)
+	}
+	f, err := os.Create(source + "/large")
+	for i := 0; err == nil && i < size; i += 4 << 20 {
+		_, err = f.WriteString(noise(int64(i), 4<<20))
+	}
+	if err != nil || f.Close() != nil {
+		t.Fatalf("write a large file: %v", err)
+	}
+	return source
+}
+
+// buildTool builds a command of this suite.
+func buildTool(t *testing.T, pkg string) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	if r := runOn(t, nil, 5*time.Minute, nil, "go", "build", "-o", bin, pkg); r.Code != 0 {
+		t.Fatalf("build %s: %v", pkg, r)
+	}
+	return bin
+}
+
+func benchURL(export, nfs, mount string) string {
+	return fmt.Sprintf("nfs://127.0.0.1/%s?nfsport=%s&mountport=%s", strings.TrimPrefix(export, "/"), port(nfs), port(mount))
+}
+
+func benchOurs(t *testing.T, source string) *contestant {
+	t.Helper()
+	m := StartMaster(t, MasterConfig{Sources: []string{"www=" + source}, Flags: []string{"--insecure"}})
+	m.WaitGeneration("www", 1)
+	return &contestant{"nfs-fleet", benchURL("www", m.NFS, m.NFS), m.proc}
+}
+
+// benchGanesha starts Debian's NFS-Ganesha on a directory. It wants an rpcbind to be there, and its directories.
+func benchGanesha(t *testing.T, source string) *contestant {
+	t.Helper()
+	if r := runOn(t, nil, 10*time.Second, nil, "rpcinfo", "-p", "127.0.0.1"); r.Code != 0 {
+		start(t, "rpcbind", nil, &procLog{}, []string{"rpcbind", "-w", "-f"}, nil)
+	}
+	for _, dir := range []string{"/run/ganesha", "/var/lib/nfs/ganesha"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, ports := t.TempDir(), freePorts(t, 2)
+	conf := fmt.Sprintf(`NFS_CORE_PARAM { NFS_Port = %s; MNT_Port = %s; Protocols = 3; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; }
+NFSV4 { Grace_Period = 0; RecoveryBackend = fs; }
+EXPORT { Export_Id = 1; Path = %s; Pseudo = /x; Protocols = 3; Access_Type = RO; Squash = None; SecType = sys; Transports = TCP; FSAL { Name = VFS; } }
+LOG { Default_Log_Level = CRIT; }
+`, port(ports[0]), port(ports[1]), source)
+	writeFile(t, dir+"/conf", conf)
+	p := start(t, "ganesha", nil, &procLog{}, []string{"ganesha.nfsd", "-F", "-L", dir + "/log", "-f", dir + "/conf", "-p", dir + "/pid"}, nil)
+	return &contestant{"Ganesha", benchURL(source, ports[0], ports[1]), p}
+}
+
+func benchGoNFS(t *testing.T, source string) *contestant {
+	t.Helper()
+	addr := freePorts(t, 1)[0]
+	p := start(t, "go-nfs", nil, &procLog{}, []string{buildTool(t, "./load/gonfs"), addr, source}, nil)
+	return &contestant{"go-nfs", benchURL("/", addr, addr), p}
+}
+
+// benchMachine says what was measured on what.
+func benchMachine(t *testing.T) string {
+	t.Helper()
+	model := "an unknown processor"
+	info, _ := os.ReadFile("/proc/cpuinfo") // empty then
+	for line := range strings.Lines(string(info)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			model = strings.TrimSpace(value)
+			break
+		}
+	}
+	var u unix.Utsname
+	_ = unix.Uname(&u) // empty then
+	load, _ := os.ReadFile("/proc/loadavg")
+	version := func(argv ...string) string {
+		r, _ := run(nil, time.Minute, nil, argv...)
+		return strings.TrimSpace(r.Stdout)
+	}
+	return fmt.Sprintf("%d × %s, Linux %s, load %s; %s; nfs-ganesha %s; go-nfs %s", runtime.NumCPU(), model, unix.ByteSliceToString(u.Release[:]),
+		strings.Fields(string(load))[0], runtime.Version(), version("dpkg-query", "-W", "-f", "${Version}", "nfs-ganesha"),
+		version("go", "list", "-m", "-f", "{{.Version}}", "github.com/willscott/go-nfs"))
+}
