@@ -43,6 +43,8 @@ const (
 	ModeMount  SlaveMode = "mount"
 )
 
+func (m SlaveMode) known() bool { return m == ModeRelay || m == ModeDirect || m == ModeMount }
+
 // maxSlaveText is the most bytes of what an agent says of itself.
 const maxSlaveText = 256
 
@@ -65,9 +67,7 @@ func (s Slave) Validate() error {
 	if err := ValidSlaveName(s.Name); err != nil {
 		return fmt.Errorf("slave %w", err)
 	}
-	switch s.Mode {
-	case ModeRelay, ModeDirect, ModeMount:
-	default:
+	if !s.Mode.known() {
 		return fmt.Errorf("slave %s: mode %.20q: use relay, direct or mount", s.Name, s.Mode)
 	}
 	for _, master := range append([]string{s.Master}, s.Fallbacks...) {
@@ -139,22 +139,44 @@ func (r *Registry) writeSlaves(ctx context.Context, f Fence, conditions []client
 	return 0, ErrConflict
 }
 
-// setSlave records one slave, or forgets it. prior is what was known of slaves before.
+// setSlave records one slave, or forgets it. prior is what was known of slaves before. Of a record that cannot be used only
+// its Revision counts: the coordinator, which writes many records at once, can then write it anew, or delete it, and
+// it is in nobody's way.
 func setSlave(slaves, prior map[string]Slave, name string, kv *mvccpb.KeyValue, deleted bool) error {
 	before, known := prior[name]
 	delete(slaves, name)
 	if deleted {
 		return nil
 	}
-	s := Slave{Revision: kv.ModRevision, Placed: kv.ModRevision}
-	if err := decode(string(kv.Key), kv.Value, &s); err != nil {
-		return err
+	if err := ValidSlaveName(name); err != nil { // nobody can greet by it
+		return fmt.Errorf("etcd key %s: %w", kv.Key, err)
 	}
+	s, err := readSlave(name, kv)
+	if err != nil {
+		s = Slave{Name: name, Mode: ModeMount}
+	}
+	s.Revision, s.Placed = kv.ModRevision, kv.ModRevision
 	if known && before.sameHome(s) {
 		s.Placed = before.Placed
 	}
 	slaves[name] = s
-	return nil
+	return err
+}
+
+// readSlave reads a record. A mode that a later release has is none that this one could heed.
+func readSlave(name string, kv *mvccpb.KeyValue) (Slave, error) {
+	var s Slave
+	if err := decode(string(kv.Key), kv.Value, &s); err != nil {
+		return Slave{}, err
+	}
+	s.Name = name
+	if !s.Mode.known() {
+		s.Mode = ModeMount
+	}
+	if err := s.Validate(); err != nil {
+		return Slave{}, fmt.Errorf("etcd key %s: %w", kv.Key, err)
+	}
+	return s, nil
 }
 
 // loadAll is Load with the slaves, who may be ten thousand: unless whole is set, of those that known has only what has

@@ -130,6 +130,38 @@ func TestManySlavesAreWrittenInTurn(t *testing.T) {
 }
 
 // A master tells from Placed whether a slave was moved, or something else of it was written.
+// What somebody has put there by hand, or a later release, must not keep the coordinator from writing the others.
+func TestARecordThatCannotBeUsedIsInNobodysWay(t *testing.T) {
+	r, ctx := newFleet(t)
+	f := lead(t, ctx, r, CoordinatorSubject)
+	for name, value := range map[string]string{
+		"torn": `{"name": "to`, "nowhere": `{"mode": "relay", "master": "a/b"}`, "A B": `{"mode": "relay"}`,
+		"later": `{"mode": "teleport", "master": "m1"}`, "other": `{"name": "torn", "mode": "relay", "master": "m1"}`,
+	} {
+		if _, err := r.client.Put(ctx, r.keys.Slave(name), value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := loaded(t, ctx, r, View{})
+	if len(v.Slaves) != 4 || len(v.Problems) != 3 {
+		t.Errorf("slaves %v, problems %v", v.Slaves, v.Problems)
+	}
+	for name, want := range map[string]Slave{
+		"torn": {Mode: ModeMount}, "nowhere": {Mode: ModeMount}, "later": {Mode: ModeMount, Master: "m1"}, "other": {Mode: ModeRelay, Master: "m1"},
+	} {
+		got := v.Slaves[name]
+		if got.Name != name || got.Mode != want.Mode || got.Master != want.Master || got.Revision == 0 {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+		s := slave(name, "m2")
+		s.Revision = got.Revision
+		mustWrite(t, ctx, r, f, s, slave("beside-"+name, "m2"))
+	}
+	if v = loaded(t, ctx, r, View{}); len(v.Slaves) != 8 || len(v.Problems) != 1 {
+		t.Errorf("written anew: slaves %v, problems %v", v.Slaves, v.Problems)
+	}
+}
+
 func TestPlacedIsWhenTheHomeChanged(t *testing.T) {
 	r, ctx := newFleet(t)
 	f := lead(t, ctx, r, CoordinatorSubject)
