@@ -170,7 +170,7 @@ func TestAPlannedMoveEndsNoConnection(t *testing.T) {
 	all, server := severalWith(t, anyPort, "m1", "m2", "m3")
 	all["m1"].until("three masters serving", inStep(3, 1))
 	s := startSlave(t, "web17", all)
-	first := s.until("a master", func(string) bool { return true })
+	s.until("a master", func(string) bool { return true })
 	s.undisturbed("at the start")
 
 	record := func() (home fleet.Slave) {
@@ -181,9 +181,9 @@ func TestAPlannedMoveEndsNoConnection(t *testing.T) {
 		return home
 	}
 	s.until("its home", func(m string) bool { return m == record().Master })
-	first = record().Master
 
 	home := record()
+	first := home.Master
 	home.Master, home.Fallbacks, home.Since = home.Fallbacks[0], []string{home.Fallbacks[1], first}, time.Now().UTC()
 	put(t, server.Dial(t), fleet.KeysOf(all["m1"].cfg.Fleet).Slave("web17"), home)
 	s.until("its new home", func(m string) bool { return m == home.Master })
