@@ -189,16 +189,18 @@ func (p *Prober) tell(ctx context.Context, event any) {
 	}
 }
 
-// greet says HELLO once, over the connection that was kept for it if there is one.
+// greet says HELLO once, over the connection that was kept for it if there is one. That one may have ended since it was last
+// used, when the master was started anew, say, which is no reason to pass the master over.
 func (p *Prober) greet(ctx context.Context, a greet) {
-	g, err := p.take(ctx, a)
-	var answer Answer
-	if err == nil {
-		if answer, err = g.Hello(ctx); err != nil {
-			g.Close() //nolint:errcheck // it has failed
-		} else {
-			p.keep(a.to.Addr, g)
-		}
+	g := p.take(a.to.Addr)
+	if g != nil && a.fresh {
+		g.Close() //nolint:errcheck // it is not wanted
+		g = nil
+	}
+	kept := g != nil
+	answer, err := p.hello(ctx, a.to.Addr, g)
+	if err != nil && kept && ctx.Err() == nil {
+		answer, err = p.hello(ctx, a.to.Addr, nil)
 	}
 	if err != nil {
 		p.tell(ctx, failed{a.id, err})
@@ -207,18 +209,30 @@ func (p *Prober) greet(ctx context.Context, a greet) {
 	p.tell(ctx, answered{a.id, answer})
 }
 
-func (p *Prober) take(ctx context.Context, a greet) (Greeter, error) {
+// hello says HELLO over g, or over a new connection when that is nil, and keeps the connection unless it fails.
+func (p *Prober) hello(ctx context.Context, to netip.AddrPort, g Greeter) (Answer, error) {
+	if g == nil {
+		var err error
+		if g, err = p.cfg.Dial(ctx, to); err != nil {
+			return Answer{}, err
+		}
+	}
+	answer, err := g.Hello(ctx)
+	if err != nil {
+		g.Close() //nolint:errcheck // it has failed
+		return Answer{}, err
+	}
+	p.keep(to, g)
+	return answer, nil
+}
+
+// take returns the connection that is kept for a master; nil: there is none.
+func (p *Prober) take(addr netip.AddrPort) Greeter {
 	p.mu.Lock()
-	g := p.idle[a.to.Addr]
-	delete(p.idle, a.to.Addr)
-	p.mu.Unlock()
-	if g != nil && !a.fresh {
-		return g, nil
-	}
-	if g != nil {
-		g.Close() //nolint:errcheck // it is not wanted
-	}
-	return p.cfg.Dial(ctx, a.to.Addr)
+	defer p.mu.Unlock()
+	g := p.idle[addr]
+	delete(p.idle, addr)
+	return g
 }
 
 func (p *Prober) keep(addr netip.AddrPort, g Greeter) {

@@ -142,3 +142,45 @@ func TestTheProberFollowsTheCourse(t *testing.T) {
 		}
 	})
 }
+
+// brittle is a connection for greetings that the master may have ended.
+type brittle struct{ ended bool }
+
+func (b *brittle) Close() error { return nil }
+
+func (b *brittle) Hello(context.Context) (Answer, error) {
+	if b.ended {
+		return Answer{}, errors.New("EOF")
+	}
+	return Answer{}, nil
+}
+
+// A master to which only an old connection has ended is not passed over when another is lost.
+func TestAKeptConnectionThatHasEndedIsMadeAnew(t *testing.T) {
+	var made []*brittle
+	refused := false
+	prober := NewProber(ProberConfig{Dial: func(context.Context, netip.AddrPort) (Greeter, error) {
+		if refused {
+			return nil, errors.New("refused")
+		}
+		made = append(made, &brittle{})
+		return made[len(made)-1], nil
+	}})
+	say := func() any {
+		go prober.greet(t.Context(), greet{id: 7, to: Target{Addr: simAddr(1)}})
+		return <-prober.events
+	}
+	for range 2 {
+		if e, ok := say().(answered); !ok || e.id != 7 || len(made) != 1 {
+			t.Fatalf("%+v over %d connections", e, len(made))
+		}
+	}
+	made[0].ended = true
+	if e, ok := say().(answered); !ok || len(made) != 2 {
+		t.Errorf("%+v over %d connections", e, len(made))
+	}
+	made[1].ended, refused = true, true
+	if e, ok := say().(failed); !ok || e.err == nil {
+		t.Errorf("%+v of a master that is gone", e)
+	}
+}
