@@ -197,6 +197,22 @@ func TestNoAgentOrder(t *testing.T) {
 	}
 }
 
+// What DNS says becomes a word of a command only if it is a port or a host name.
+func TestNoAgentTakesHostNamesOnly(t *testing.T) {
+	bin := t.TempDir()
+	dig := "#!/bin/sh\ncase \"$*\" in\n*SRV*) printf '%s\\n' '1 0 2049 -f/etc/passwd.' '2 0 2049 +trace.' '3 0 2049 m1.example.' '4 0 2049 .' ;;\n" +
+		"*' A') echo \"$*\" >>\"$0.log\"; echo 10.0.0.9 ;;\nesac\n"
+	if err := os.WriteFile(filepath.Join(bin, "dig"), []byte(dig), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	got, said := nfsSRV(t, "nfs-srv", serving{}, "_nfs._tcp."+DefaultDomain)
+	asked, err := os.ReadFile(filepath.Join(bin, "dig.log"))
+	if err != nil || got != "10.0.0.9 2049\n" || strings.Count(string(asked), "\n") != 1 {
+		t.Errorf("%q, %q; asked for %q, %v", got, said, asked, err)
+	}
+}
+
 // As an autofs map it names all masters that have the first one's port: automount keeps the entry, and takes one that answers.
 func TestNoAgentMap(t *testing.T) {
 	z := threeMasters()
