@@ -29,7 +29,7 @@ var ErrNoName = errors.New("no such name")
 // Bounds of one look-up.
 const (
 	maxServers   = 8
-	maxRecords   = 32 // SRV records that are looked at
+	maxRecords   = 32 // SRV records whose addresses are asked for, the best first
 	maxAddresses = 4  // of a master
 )
 
@@ -83,13 +83,14 @@ func (r Resolver) Masters(ctx context.Context, name string) ([]relay.Target, err
 func targets(ctx context.Context, servers []string, name string, answer *dns.Msg) ([]relay.Target, error) {
 	var found []*dns.SRV
 	for _, rr := range answer.Answer {
-		if srv, ok := rr.(*dns.SRV); ok && len(found) < maxRecords {
+		if srv, ok := rr.(*dns.SRV); ok {
 			found = append(found, srv)
 		}
 	}
 	var targets []relay.Target
 	var failed error
-	for _, srv := range order(found, rand.IntN) {
+	found = order(found, rand.IntN)
+	for _, srv := range found[:min(len(found), maxRecords)] {
 		addrs, err := addresses(ctx, servers, srv.Target, answer.Extra)
 		if err != nil {
 			failed = cmp.Or(failed, err)

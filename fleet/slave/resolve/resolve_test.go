@@ -202,6 +202,24 @@ func TestMasters(t *testing.T) {
 	}
 }
 
+// Of hundreds of masters the best are heeded, wherever they stand in the answer.
+func TestTheBestOfManyMasters(t *testing.T) {
+	n := startNameServer(t, func(q dns.Question, tcp bool) *dns.Msg {
+		m := new(dns.Msg)
+		if m.Truncated = !tcp; tcp {
+			for i := range 200 {
+				m.Answer = append(m.Answer, rr(t, fmt.Sprintf("%s 5 SRV %d 0 2049 m%d.masters.prod.example.", q.Name, 1000-i, i)))
+				m.Extra = append(m.Extra, rr(t, fmt.Sprintf("m%d.masters.prod.example. 5 A 10.0.0.%d", i, i+1)))
+			}
+		}
+		return m
+	})
+	got, err := Resolver{Servers: []string{n.addr}}.Masters(t.Context(), web17)
+	if err != nil || len(got) != maxRecords || got[0].Name != "m199" || got[maxRecords-1].Name != "m168" {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 // A name server that is silent, broken or gone costs a little time.
 func TestADeadNameServerIsPassedOver(t *testing.T) {
 	gone, err := net.ListenPacket("udp", "127.0.0.1:0")
