@@ -104,7 +104,7 @@ var rules = map[string]rule{
 
 	"rsize": number, "wsize": number, "bsize": number, "timeo": number, "retrans": number, "namlen": number,
 	"acregmin": number, "acregmax": number, "acdirmin": number, "acdirmax": number, "actimeo": number, "ac": plain, "noac": plain,
-	"cto": plain, "nocto": plain, "rdirplus": plain, "nordirplus": plain, "fsc": {kernel: true, value: func(string) error { return nil }},
+	"cto": plain, "nocto": plain, "rdirplus": plain, "nordirplus": plain, "fsc": {kernel: true, value: noComma},
 	"nofsc": plain, "sharecache": plain, "nosharecache": plain, "acl": plain, "noacl": plain,
 	"lookupcache": oneOf("all", "none", "pos", "positive"), "local_lock": oneOf("all", "flock", "posix", "none"),
 	"nconnect": {kernel: true, value: func(v string) error {
@@ -160,7 +160,7 @@ func (o *Options) apply(r rule, item, value string, has bool) error {
 	case r.ours != nil:
 		err = r.ours(o, value)
 	case r.value != nil:
-		err = r.value(strings.Trim(value, `"`))
+		err = r.value(value)
 	case has && r.kernel:
 		err = errors.New("it has no value")
 	}
@@ -201,8 +201,16 @@ func isNumber(v string) error {
 }
 
 func isText(v string) error {
-	if v == "" {
+	if strings.Trim(v, `"`) == "" {
 		return errors.New("want a value")
+	}
+	return nil
+}
+
+// noComma refuses what this package's quotation marks keep together and the kernel would take apart.
+func noComma(v string) error {
+	if strings.ContainsAny(v, `,"`) {
+		return errors.New("want a value without commas and quotation marks")
 	}
 	return nil
 }

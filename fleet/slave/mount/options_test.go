@@ -62,6 +62,7 @@ func TestParseOptions(t *testing.T) {
 		"bg": "nofail", "retry=5": "nofail", "remount": "again", "sec=krb5": "sys", "nonsense": "not known", "nconnect=17": "16",
 		"rsize=big": "number", "rsize": "number", "nocto=1": "no value", "via=magic": "relay", "dns=": "name server", "wait=0": "duration", "wait=1h": "duration",
 		"name=": "value", `context="a`: "quotation", "context=a\nb": "control", "lookupcache=some": "positive",
+		`fsc="a,soft,fsc=b"`: "commas", `nconnect="2"`: "16",
 	} {
 		if got, err := ParseOptions(text, false); err == nil || !strings.Contains(err.Error(), word) {
 			t.Errorf("%q: %+v, %v; want an error with %q", text, got, err, word)
