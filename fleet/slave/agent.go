@@ -191,15 +191,20 @@ func (a *Agent) mounted(table []mounts.Mount) {
 		a.change = make(chan struct{})
 	}
 	a.table = table
+	a.follow()
+}
+
+// follow sees to it that every mount has a route, and every route knows its mounts. The caller holds mu.
+func (a *Agent) follow() {
 	of := make(map[key][]mounts.Mount)
-	for _, m := range table {
+	for _, m := range a.table {
 		k := key{m.Name, a.via(m)}
 		of[k] = append(of[k], m)
 	}
 	for k, ms := range of {
 		if a.routes[k] == nil {
 			a.cfg.Logger.Info().Str("name", k.name).Str("dir", ms[0].Dir).Stringer("addr", ms[0].Addr).Msg("found a mount")
-			a.open(k, ms[0].Addr.Port()) //nolint:errcheck // logged there; the next change of the table tries again
+			a.open(k, ms[0].Addr.Port()) //nolint:errcheck // logged there; keepSaved tries again
 		}
 	}
 	for k, r := range a.routes {
@@ -384,13 +389,17 @@ func (a *Agent) Unused(ctx context.Context) error {
 	}
 }
 
-// keepSaved writes the state now and then, when the masters' order has changed.
+// keepSaved writes the state now and then, when the masters' order has changed, and tries again to have a route for a mount
+// whose port was taken.
 func (a *Agent) keepSaved(ctx context.Context) {
 	tick := time.NewTicker(saveEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
+			a.mu.Lock()
+			a.follow()
+			a.mu.Unlock()
 			a.save()
 		case <-ctx.Done():
 			return

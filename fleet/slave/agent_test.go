@@ -458,6 +458,8 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"bad master":  {control.Want{Name: web17, Masters: []string{"a:b"}}, control.ErrInvalid, "master"},
 		"nobody":      {control.Want{Name: web17, Masters: []string{none.Addr().String()}, Wait: 500 * time.Millisecond}, control.ErrNoMaster, "refused"},
 		"no fleet":    {control.Want{Name: web17, Masters: []string{stranger}, Wait: 500 * time.Millisecond}, control.ErrNoMaster, "no nfs-fleet master"},
+		"itself":      {control.Want{Name: web17, Masters: []string{fmt.Sprintf("127.0.0.1:%d", h.ports[0])}, Wait: 500 * time.Millisecond}, control.ErrNoMaster, "own relay"},
+		"all of it":   {control.Want{Name: web17, Masters: []string{"0.0.0.0:2049"}, Wait: 500 * time.Millisecond}, control.ErrNoMaster, "no address of a master"},
 		"no DNS":      {control.Want{Name: web17, DNS: []string{none.Addr().String()}, Wait: 500 * time.Millisecond}, control.ErrNoMaster, none.Addr().String()},
 		"no port":     {control.Want{Name: "_nfs._tcp.other.example", Masters: []string{none.Addr().String()}, Wait: time.Second}, control.ErrNoPort, "in use"},
 	} {

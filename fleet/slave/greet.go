@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,12 +30,28 @@ const hostTime = 300 * time.Millisecond
 
 // dial makes a connection for greetings. It comes from where reads come from, so it is let in where they are.
 func (r *route) dial(ctx context.Context, to netip.AddrPort) (relay.Greeter, error) {
+	if err := r.agent.mayBeMaster(to); err != nil {
+		r.note(ctx, to, err)
+		return nil, err
+	}
 	conn, err := relay.Dialer{Insecure: r.agent.cfg.Insecure}.Dial(ctx, to)
 	r.note(ctx, to, err)
 	if err != nil {
 		return nil, err
 	}
 	return &greeter{client: hello.NewClient(conn), to: to, r: r}, nil
+}
+
+// mayBeMaster says why an address that DNS or a master told cannot be a master's. Nobody is read from who was not greeted, so
+// that this keeps a relay from being sent to itself, which would go round until no connection is left.
+func (a *Agent) mayBeMaster(to netip.AddrPort) error {
+	switch addr := to.Addr().Unmap(); {
+	case to.Port() == 0 || addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return errors.New("that is no address of a master")
+	case addr.IsLoopback() && slices.Contains(a.cfg.Ports, to.Port()):
+		return errors.New("that is this host's own relay, and no master")
+	}
+	return nil
 }
 
 // greeter says HELLO for a route.
