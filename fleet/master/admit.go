@@ -252,7 +252,12 @@ func sender(client string) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	a := ap.Addr().Unmap().WithZone("")
+	return origin(ap.Addr())
+}
+
+// origin is what one host can have addresses of: an IPv6 host has its whole /64.
+func origin(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
 	if p, err := a.Prefix(64); err == nil && a.Is6() {
 		return p.Addr()
 	}

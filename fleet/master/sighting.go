@@ -92,9 +92,11 @@ type slaveBook struct {
 	record          func(name string) (fleet.Slave, bool) // the fleet's
 	wake            chan struct{}                         // there is something to report
 
-	mu    sync.Mutex // guards what follows
-	heard map[string]heardSlave
-	news  map[string]slaveReport // to be told; at most one of each that is heard
+	mu      sync.Mutex // guards what follows
+	heard   map[string]heardSlave
+	origins map[netip.Addr]int     // of heard: how many each origin has
+	swept   time.Time              // when room was last made
+	news    map[string]slaveReport // to be told; at most one of each that is heard
 }
 
 // heardSlave is the last that was heard of a slave.
@@ -106,7 +108,7 @@ type heardSlave struct {
 func newSlaveBook(master, host string, port int, record func(string) (fleet.Slave, bool)) *slaveBook {
 	return &slaveBook{
 		master: master, address: net.JoinHostPort(host, strconv.Itoa(port)), record: record, wake: make(chan struct{}, 1),
-		heard: map[string]heardSlave{}, news: map[string]slaveReport{},
+		heard: map[string]heardSlave{}, origins: map[netip.Addr]int{}, news: map[string]slaveReport{},
 	}
 }
 
@@ -121,7 +123,8 @@ func (b *slaveBook) seen(s slaveSighting) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before, kept := b.heard[r.Name]
-	if !kept && len(b.heard) >= maxHeard && !b.sweepLocked(s.At) {
+	from := origin(r.Address)
+	if !kept && !b.roomLocked(from, s.At) {
 		return
 	}
 	rest := changeRest
@@ -133,14 +136,40 @@ func (b *slaveBook) seen(s slaveSighting) {
 		now.told, b.news[r.Name] = s.At, r
 		signal(b.wake)
 	}
+	if kept {
+		b.leaveLocked(before)
+	}
 	b.heard[r.Name] = now
+	b.origins[from]++
 }
 
-// sweepLocked forgets slaves that say nothing any more, and reports whether there are any.
-func (b *slaveBook) sweepLocked(now time.Time) bool {
-	before := len(b.heard)
-	maps.DeleteFunc(b.heard, func(_ string, s heardSlave) bool { return now.Sub(s.At) > heardFor })
-	return len(b.heard) < before
+// roomLocked reports whether one more slave of an origin can be kept in mind, and makes room when it can.
+func (b *slaveBook) roomLocked(from netip.Addr, now time.Time) bool {
+	full := func() bool { return len(b.heard) >= maxHeard || b.origins[from] >= maxAtOrigin }
+	if full() && now.Sub(b.swept) >= time.Second {
+		b.swept = now
+		b.sweepLocked(now)
+	}
+	return !full()
+}
+
+// sweepLocked forgets slaves that say nothing any more.
+func (b *slaveBook) sweepLocked(now time.Time) {
+	maps.DeleteFunc(b.heard, func(_ string, s heardSlave) bool {
+		silent := now.Sub(s.At) > heardFor
+		if silent {
+			b.leaveLocked(s)
+		}
+		return silent
+	})
+}
+
+// leaveLocked counts a slave out at its origin.
+func (b *slaveBook) leaveLocked(s heardSlave) {
+	from := origin(s.From.Addr())
+	if b.origins[from]--; b.origins[from] <= 0 {
+		delete(b.origins, from)
+	}
 }
 
 // all returns the slaves that were heard of lately, by name.

@@ -169,15 +169,35 @@ func TestASlaveIsReportedOnce(t *testing.T) {
 func TestSlavesInMindAreBounded(t *testing.T) {
 	b := newSlaveBook("m1", "10.77.0.1", 2049, func(string) (fleet.Slave, bool) { return fleet.Slave{}, false })
 	now := time.Now()
+	at := func(name string, origin int, at time.Time) slaveSighting {
+		s := greeted(name, at)
+		s.From = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 77, 1, byte(origin)}), 700)
+		return s
+	}
+	for i := range 2 * maxAtOrigin { // one machine, under ever new names
+		b.seen(at(fmt.Sprint("x", i), 200, now))
+	}
+	if n := len(b.all(now)); n != maxAtOrigin {
+		t.Errorf("%d of one address in mind, want %d", n, maxAtOrigin)
+	}
+	b.seen(at("x0", 201, now)) // has another address, and makes room
+	b.seen(at("y", 200, now))
+	b.seen(at("z", 200, now))
+	if n := len(b.all(now)); n != maxAtOrigin+1 {
+		t.Errorf("%d in mind after one has gone to another address", n)
+	}
 	for i := range maxHeard + 100 {
-		b.seen(greeted(fmt.Sprint("s", i), now))
+		b.seen(at(fmt.Sprint("s", i), i%100, now))
 	}
 	if len(b.all(now)) != maxHeard || len(b.news) != maxHeard {
 		t.Errorf("%d in mind, %d to be told", len(b.all(now)), len(b.news))
 	}
-	b.seen(greeted("late", now.Add(heardFor+time.Second)))
+	b.seen(at("late", 200, now.Add(heardFor+time.Second)))
 	if all := b.all(now.Add(heardFor + time.Second)); len(all) != 1 || all[0].Slave != "late" {
 		t.Errorf("%d in mind after the others fell silent", len(all))
+	}
+	if len(b.origins) != 1 {
+		t.Errorf("origins %v of one slave", b.origins)
 	}
 }
 

@@ -17,6 +17,10 @@ const forgetAfter = 7 * 24 * time.Hour
 // maxSlaves is how many slaves there may be. Whoever reaches a master can greet it, under any name.
 const maxSlaves = 30000
 
+// maxAtOrigin is how many of them one address may have, or one /64 of IPv6: there are about as many ports below 1024 that the slaves
+// behind a translated address could read from. One machine that greets under ever new names does not fill the fleet.
+const maxAtOrigin = 512
+
 // situation is what the coordinator knows when it decides about the slaves.
 type situation struct {
 	now     time.Time
@@ -48,7 +52,7 @@ type decision struct {
 
 // decide says what is to become of the slaves.
 func decide(s situation) decision {
-	d := draft{situation: s, changed: map[string]fleet.Slave{}, gone: map[string]bool{}, agents: map[netip.Addr]bool{}}
+	d := draft{situation: s, changed: map[string]fleet.Slave{}, gone: map[string]bool{}, agents: map[netip.Addr]bool{}, origins: map[netip.Addr]int{}}
 	d.hear()
 	d.forget()
 	d.obey()
@@ -63,6 +67,7 @@ type draft struct {
 	gone    map[string]bool
 	refused int
 	agents  map[netip.Addr]bool // where slaves are that have an agent; only while something is heard
+	origins map[netip.Addr]int  // how many slaves each origin has; likewise
 }
 
 // slave returns a record as it is to be.
@@ -80,6 +85,7 @@ func (d *draft) hear() {
 		return
 	}
 	for _, s := range d.slaves {
+		d.origins[origin(s.Address)]++
 		if s.Mode != fleet.ModeMount {
 			d.agents[s.Address] = true
 		}
@@ -94,9 +100,13 @@ func (d *draft) hear() {
 		if r.Mode == fleet.ModeMount && !known && d.agents[r.Address] || !r.news(s) {
 			continue
 		}
-		if !known && len(d.slaves)+len(d.changed) >= maxSlaves {
-			d.refused++
-			continue
+		if !known {
+			from := origin(r.Address)
+			if len(d.slaves)+len(d.changed) >= maxSlaves || d.origins[from] >= maxAtOrigin {
+				d.refused++
+				continue
+			}
+			d.origins[from]++
 		}
 		if s = r.over(s); s.Master == "" && r.Master != "" {
 			s.Fallbacks = []string{r.Master} // it reads from there already

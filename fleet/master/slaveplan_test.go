@@ -330,6 +330,25 @@ func TestSlavesAreBounded(t *testing.T) {
 	}
 }
 
+func TestOneAddressDoesNotFillTheFleet(t *testing.T) {
+	c := newCrowd(t, 3, "m1")
+	for i := range maxAtOrigin + 10 {
+		c.hear(fmt.Sprintf("x%04d", i), 1) // where s001 is
+	}
+	c.hear("s001", 1).Version = "v2"
+	c.hear("web17", 7)
+	for i := range maxAtOrigin + 10 {
+		r := c.hear(fmt.Sprintf("y%04d", i), 0)
+		r.Address = netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1))
+	}
+	if d := c.act(); len(d.put) != maxAtOrigin-1+1+1+maxAtOrigin || d.refused != 11+10 {
+		t.Errorf("%d written, %d refused", len(d.put), d.refused)
+	}
+	if c.slaves["web17"].Master != "m1" || c.slaves["s001"].Version != "v2" {
+		t.Error("others are refused too")
+	}
+}
+
 // Whatever happens, and in whatever order: nobody moves from a master that is good, and everybody has a good one as long as
 // there is one.
 func TestDecisionsOverALongTime(t *testing.T) {

@@ -170,7 +170,8 @@ func (s *spreader) situation(v fleet.View, g *guide) situation {
 // perform writes what was decided.
 func (s *spreader) perform(ctx context.Context, d decision) error {
 	if d.refused > 0 && s.warnOnce("too many slaves") {
-		s.log.Warn().Int("refused", d.refused).Int("max", maxSlaves).Msg("there are as many slaves as there may be: no more are enrolled")
+		s.log.Warn().Int("refused", d.refused).Int("max", maxSlaves).Int("max_of_one_address", maxAtOrigin).
+			Msg("there are as many slaves as there may be, in all or of one address: no more are enrolled")
 	}
 	if len(d.put)+len(d.gone) == 0 {
 		return nil
