@@ -74,6 +74,9 @@ const (
 // stopTime is how long a worker that is told to end at once may take.
 const stopTime = 3 * time.Second
 
+// checkTime is how long a new program may take to say that it works. A worker that ends meanwhile waits for it.
+const checkTime = 5 * time.Second
+
 // New returns a keeper with the files that the keeper had that this process was before.
 func New(cfg Config) *Keeper {
 	return &Keeper{cfg: cfg, files: kept(cfg.MaxFDs), messages: make(chan fdstore.Message), ended: make(chan error, 1)}
@@ -109,9 +112,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-start.C:
+			if len(k.ended) > 0 {
+				continue // a signal came first
+			}
 			if err := k.start(); err != nil {
 				k.cfg.Logger.Error().Err(err).Msg("cannot start the agent's worker")
-				k.ended <- err
+				k.ended <- err // there is room
 			}
 		case m := <-k.messages:
 			k.heed(m)
@@ -217,7 +223,9 @@ func (k *Keeper) signalled(sig os.Signal) {
 		if k.goal != keepOn {
 			return
 		}
-		if out, err := exec.Command(k.cfg.Program, k.cfg.Check...).CombinedOutput(); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), checkTime)
+		defer cancel()
+		if out, err := exec.CommandContext(ctx, k.cfg.Program, k.cfg.Check...).CombinedOutput(); err != nil {
 			k.cfg.Logger.Error().Err(err).Bytes("output", out[:min(len(out), 500)]).Msg("the new program does not work: staying with the old one")
 			return
 		}
