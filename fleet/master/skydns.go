@@ -20,6 +20,8 @@ const (
 	skyEvery, skyRest = time.Second, 200 * time.Millisecond
 	// skyReread is how often they are read again: somebody may have changed them.
 	skyReread = 10 * time.Minute
+	// skyAgain is the time until a write that failed is tried again, for which all is read first.
+	skyAgain = 5 * time.Second
 	// skyRetry is the time until what etcd has forbidden is tried again.
 	skyRetry = time.Minute
 )
@@ -89,6 +91,7 @@ func (k *skyKeeper) turn(ctx context.Context) time.Duration {
 	case err != nil:
 		k.have = nil // perhaps written, perhaps not
 		k.log.Debug().Err(err).Msg("the DNS records for CoreDNS are not written yet; trying again")
+		return skyAgain
 	case more:
 		return skyRest
 	}
