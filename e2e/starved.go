@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/e2e/history"
@@ -33,16 +34,25 @@ func (m *Master) logged(message string) (found []logLine) {
 // starvedLoad is the load, by processor, beyond which a process may get no turn for as long as a short lease lasts.
 const starvedLoad = 4
 
+// machineLoad returns this machine's load, and whether it is beyond starvedLoad.
+func machineLoad(t testing.TB) (load float64, starved bool) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/loadavg")
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &load)
+	}
+	if err != nil {
+		t.Fatalf("read this machine's load: %v", err)
+	}
+	return load, load >= starvedLoad*float64(runtime.NumCPU())
+}
+
 // starvation records as faults that masters stepped down on a machine that is too busy for their leases. On one that is not
 // they must have a reason.
 func (h *chaos) starvation() {
 	h.t.Helper()
-	b, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	var load float64
-	if _, err := fmt.Sscan(string(b), &load); err != nil || load < starvedLoad*float64(runtime.NumCPU()) {
+	load, starved := machineLoad(h.t)
+	if !starved {
 		return
 	}
 	for _, m := range h.Masters {
