@@ -22,6 +22,9 @@ const (
 	maxHeard = 16384
 	// heardFor is how long a slave that says nothing any more is kept in mind.
 	heardFor = 2 * time.Minute
+	// readingFor is how long a slave counts as reading from a master after its last greeting. It greets whom it reads from
+	// twice a second, and whom it has left not at all: that master would go on counting it.
+	readingFor = 10 * time.Second
 	// newsRest and changeRest are the least times between two reports of a slave that the fleet does not know, and of one
 	// that has changed: two hosts of one name must not make the fleet write without end.
 	newsRest, changeRest = 10 * time.Second, time.Minute
@@ -182,6 +185,11 @@ func (b *slaveBook) all(now time.Time) []slaveSighting {
 		out = append(out, b.heard[name].slaveSighting)
 	}
 	return out
+}
+
+// readers are the slaves that read from this master now.
+func (b *slaveBook) readers(now time.Time) []slaveSighting {
+	return slices.DeleteFunc(b.all(now), func(s slaveSighting) bool { return now.Sub(s.At) > readingFor || !b.readsHere(s) })
 }
 
 // take returns up to n reports that are to be told.

@@ -211,6 +211,23 @@ func TestReadsHere(t *testing.T) {
 	}
 }
 
+// Who has left says so to its next master only: a slave counts as a reader while it is heard, not while it is kept in mind.
+func TestReadersAreHeardNow(t *testing.T) {
+	b := newSlaveBook("m1", "10.77.0.1", 2049, func(string) (fleet.Slave, bool) { return fleet.Slave{}, false })
+	now := time.Now()
+	b.seen(greeted("left", now.Add(-readingFor-time.Second)))
+	b.seen(greeted("stays", now))
+	elsewhere := greeted("elsewhere", now)
+	elsewhere.Last.To = "m2"
+	b.seen(elsewhere)
+	if got := b.readers(now); len(got) != 1 || got[0].Slave != "stays" {
+		t.Errorf("readers: %+v", got)
+	}
+	if all := b.all(now); len(all) != 3 {
+		t.Errorf("%d in mind", len(all))
+	}
+}
+
 func BenchmarkSeen(b *testing.B) {
 	records := map[string]fleet.Slave{}
 	book := newSlaveBook("m1", "10.77.0.1", 2049, func(name string) (fleet.Slave, bool) { s, ok := records[name]; return s, ok })

@@ -45,8 +45,8 @@ func (c control) HeardSlaves(context.Context) ([]console.SlaveStatus, error) {
 func (m *Master) heardSlaves(now time.Time) []console.SlaveStatus {
 	v := m.lastView()
 	var out []console.SlaveStatus
-	for _, s := range m.slaves.all(now) {
-		if r, ok := s.report(m.cfg.Name); ok && r.Mode != fleet.ModeMount && m.slaves.readsHere(s) {
+	for _, s := range m.slaves.readers(now) {
+		if r, ok := s.report(m.cfg.Name); ok && r.Mode != fleet.ModeMount {
 			out = append(out, slaveStatus(v.Slaves[r.Name], heardStatus(s, r)))
 		}
 	}
