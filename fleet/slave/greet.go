@@ -20,7 +20,11 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/resolve"
 )
 
-var errNoName = control.ErrNoName
+// noName is resolve.ErrNoName as the commands know it.
+type noName struct{ error }
+
+func (e noName) Unwrap() error        { return e.error }
+func (e noName) Is(target error) bool { return target == control.ErrNoName }
 
 // patience is how long a HELLO may take; whoever waits for it gives it up sooner when it matters.
 const patience = 5 * time.Second
@@ -155,10 +159,15 @@ func (r *route) slaveName() string {
 func (r *route) resolver() resolve.Resolver {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return resolve.Resolver{Servers: r.nameServers()}
+}
+
+// nameServers are those of the mount, or those of the agent; none: the system's. r.mu is held.
+func (r *route) nameServers() []string {
 	if len(r.wanted.DNS) > 0 {
-		return resolve.Resolver{Servers: r.wanted.DNS}
+		return r.wanted.DNS
 	}
-	return resolve.Resolver{Servers: r.agent.cfg.DNS}
+	return r.agent.cfg.DNS
 }
 
 // targets returns the masters to begin with.
@@ -181,7 +190,7 @@ func (r *route) discover(ctx context.Context) ([]relay.Target, error) {
 		targets, err = r.named(ctx, named)
 	}
 	if errors.Is(err, resolve.ErrNoName) {
-		err = fmt.Errorf("%w (%w)", errNoName, err)
+		err = noName{err}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

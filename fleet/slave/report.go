@@ -27,7 +27,7 @@ func (a *Agent) Status() control.Status {
 func (r *route) report() []control.Mount {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	base := control.Mount{Name: r.name, Via: r.via, Slave: r.slaveName(), Order: []string{}}
+	base := control.Mount{Name: r.name, Via: r.via, Slave: r.slaveName(), Order: []string{}, DNS: r.nameServers()}
 	if r.addr.IsValid() {
 		base.Addr = r.addr.String()
 	}

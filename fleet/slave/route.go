@@ -341,7 +341,7 @@ func (r *route) ready(ctx context.Context) (control.Route, error) {
 				route.Addr = c.Target.Addr
 			}
 			return route, nil
-		case errors.Is(noDNS, errNoName) && len(c.Order) == 0:
+		case errors.Is(noDNS, control.ErrNoName) && len(c.Order) == 0:
 			return control.Route{}, fmt.Errorf("%w", noDNS)
 		}
 		select {
@@ -359,7 +359,8 @@ func (r *route) explain(c relay.Course, waited time.Duration) error {
 	waited = waited.Round(100 * time.Millisecond)
 	if len(c.Order) == 0 {
 		if r.noDNS != nil {
-			return fmt.Errorf("%w: cannot look %s up: %w", control.ErrNoMaster, r.name, r.noDNS)
+			return fmt.Errorf("%w: cannot look %s up: %w; masters answer DNS questions themselves: dns=HOST:5353",
+				control.ErrNoMaster, r.name, r.noDNS)
 		}
 		return fmt.Errorf("%w: DNS has not told within %s who they are", control.ErrNoMaster, waited)
 	}

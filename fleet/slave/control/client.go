@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"time"
@@ -24,8 +25,11 @@ type Client struct {
 	path string
 }
 
-// ErrNoAgent says that no agent runs.
-var ErrNoAgent = errors.New("no agent runs")
+// What asking fails with when no agent hears it.
+var (
+	ErrNoAgent    = errors.New("no agent runs")
+	ErrNotAllowed = errors.New("only root can ask the agent") // whether one runs or not
+)
 
 // NewClient returns a client of the agent behind a socket.
 func NewClient(socket string) *Client {
@@ -34,11 +38,19 @@ func NewClient(socket string) *Client {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 			if err != nil && ctx.Err() == nil {
-				return nil, fmt.Errorf("%w (%w)", ErrNoAgent, err)
+				return nil, unheard(err)
 			}
 			return conn, err
 		},
 	}}}
+}
+
+// unheard says what it means that the agent's socket cannot be connected to.
+func unheard(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w (%w)", ErrNotAllowed, err)
+	}
+	return fmt.Errorf("%w (%w)", ErrNoAgent, err)
 }
 
 // Route has a way to the masters ready and waits for one to answer.
@@ -89,6 +101,8 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	switch {
 	case errors.Is(err, ErrNoAgent):
 		return fmt.Errorf("%w at %s", ErrNoAgent, c.path)
+	case errors.Is(err, ErrNotAllowed):
+		return fmt.Errorf("%w at %s", ErrNotAllowed, c.path)
 	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 		return fmt.Errorf("the agent at %s does not answer", c.path)
 	case err != nil:

@@ -72,6 +72,7 @@ type Mount struct {
 	Why      string   `json:"why,omitempty"`         // why there
 	Home     string   `json:"home,omitempty"`        // where it wants to be
 	Order    []string `json:"order"`                 // masters, the best first
+	DNS      []string `json:"dns,omitempty"`         // name servers that it or the agent was given; none: the system's
 	Reattach *Change  `json:"last_reattach"`         // null: none
 }
 

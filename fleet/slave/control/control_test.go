@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -80,6 +82,16 @@ func TestNoAgent(t *testing.T) {
 	_, err := NewClient(filepath.Join(t.TempDir(), "none")).Status(t.Context())
 	if !errors.Is(err, ErrNoAgent) {
 		t.Errorf("%v", err)
+	}
+}
+
+// Who may not look whether an agent runs is not told that none does.
+func TestOnlyRootAsks(t *testing.T) {
+	for errno, want := range map[syscall.Errno]error{syscall.EACCES: ErrNotAllowed, syscall.EPERM: ErrNotAllowed, syscall.ENOENT: ErrNoAgent, syscall.ECONNREFUSED: ErrNoAgent} {
+		err := unheard(&net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", errno)})
+		if !errors.Is(err, want) || errors.Is(err, ErrNoAgent) && errors.Is(err, ErrNotAllowed) {
+			t.Errorf("%v: %v", errno, err)
+		}
 	}
 }
 

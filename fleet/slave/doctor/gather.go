@@ -25,7 +25,7 @@ import (
 type Options struct {
 	Name    string   // a SRV name; "": those by which something is mounted
 	Shard   string   // to mount; "": what is mounted by the name, else the first that is exported
-	DNS     []string // name servers; none: the host's
+	DNS     []string // name servers; none: those that the name was mounted with, or the host's
 	Direct  bool     // via direct is wanted
 	Socket  string   // of the agent
 	Version string   // of this program
@@ -52,10 +52,25 @@ func Gather(ctx context.Context, o Options) (Facts, error) {
 		names = map[string][]mounts.Mount{name: names[name]}
 	}
 	for name, ms := range names {
+		o := o
+		o.DNS = nameServers(o, f.Agent, name)
 		f.Names = append(f.Names, gatherName(ctx, o, name, ms, f.Host.Bind == nil))
 	}
 	slices.SortFunc(f.Names, func(a, b Name) int { return strings.Compare(a.Name, b.Name) })
 	return f, ctx.Err()
+}
+
+// nameServers are those to be asked for a name.
+func nameServers(o Options, a Agent, name string) []string {
+	if len(o.DNS) > 0 {
+		return o.DNS
+	}
+	for _, m := range a.Mounts {
+		if m.Name == name && len(m.DNS) > 0 {
+			return m.DNS
+		}
+	}
+	return nil
 }
 
 // gatherName asks the name servers, and then the masters that any of them names.

@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/exporter/export/exporttest"
 	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
 	"github.com/nfs-fleet/nfs-fleet/exporter/rpc"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/direct"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/relay"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
@@ -201,5 +203,18 @@ func TestBreaker(t *testing.T) {
 	}
 	if _, err := breaker([]direct.Breaker{cannot{}}); err == nil || err.Error() != "cannot: no" {
 		t.Error(err)
+	}
+}
+
+// A name is looked up where its mount looks it up, unless other name servers are given.
+func TestNameServers(t *testing.T) {
+	a := Agent{Mounts: []control.Mount{{Name: "_nfs._tcp.x"}, {Name: "_nfs._tcp.x", DNS: []string{"10.77.0.1:5353"}}, {Name: "_nfs._tcp.y", DNS: []string{"10.77.0.2:5353"}}}}
+	for _, tt := range []struct {
+		given      []string
+		name, want string
+	}{{nil, "_nfs._tcp.x", "[10.77.0.1:5353]"}, {nil, "_nfs._tcp.z", "[]"}, {[]string{"10.77.0.9:53"}, "_nfs._tcp.x", "[10.77.0.9:53]"}} {
+		if got := fmt.Sprint(nameServers(Options{DNS: tt.given}, a, tt.name)); got != tt.want {
+			t.Errorf("%s with %q: %s, want %s", tt.name, tt.given, got, tt.want)
+		}
 	}
 }

@@ -114,10 +114,13 @@ func judgeAgent(a Agent, names []Name) []Finding {
 	switch {
 	case a.Absent && mounted > 0:
 		r.say(Fail, fmt.Sprintf("no agent runs, and %d mounts need one: they will not leave a master that is lost", mounted),
-			"systemctl start nfs-fleet-agent, or mount something again: nfs-fleet mount starts it")
+			"systemctl start nfs-fleet-agent; without systemd: `nfs-fleet agent &`")
 		return r.out
 	case a.Absent:
 		r.say(Note, "no agent runs; it will with the first mount", "")
+		return r.out
+	case errors.Is(a.Err, control.ErrNotAllowed):
+		r.say(Fail, a.Err.Error(), "run this as root")
 		return r.out
 	case a.Err != nil:
 		r.say(Fail, fmt.Sprintf("the agent does not answer: %v", a.Err), "run this as root; look at the agent's log: journalctl -u nfs-fleet-agent")

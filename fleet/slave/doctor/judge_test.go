@@ -85,6 +85,7 @@ func TestJudge(t *testing.T) {
 		{"few ports", func(f *Facts) { f.Host.FreePorts = 3 }, []string{"warn", "only 3", "ss -tanp"}},
 		{"no agent", func(f *Facts) { f.Agent = Agent{Absent: true} }, []string{"fail", "no agent runs, and 1 mounts", "systemctl start"}},
 		{"a mute agent", func(f *Facts) { f.Agent = Agent{Err: errors.New("refused")} }, []string{"fail", "does not answer: refused", "root"}},
+		{"an agent that only root may ask", func(f *Facts) { f.Agent = Agent{Err: control.ErrNotAllowed} }, []string{"fail", "only root", "run this as root"}},
 		{"an old agent", func(f *Facts) { f.Agent.Version = "0.9" }, []string{"warn", "0.9", "restart"}},
 		{"an agent that lacks a mount", func(f *Facts) { f.Agent.Mounts = nil }, []string{"warn", "/srv/www", "restart"}},
 		{"no master for a mount", func(f *Facts) { f.Agent.Mounts[0].State, f.Agent.Mounts[0].Why = control.Searching, "all silent" }, []string{"fail", "/srv/www finds no master: all silent"}},
