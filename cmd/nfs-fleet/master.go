@@ -20,7 +20,7 @@ func (a *app) masterCommand() *cobra.Command {
 			"drain moves what a master leads, and the slaves that read from it, to other masters, and keeps them there until\n"+
 				"`undrain`, after a restart too: before an upgrade, a reboot or a removal. Whoever stays is served all the same.\n"+
 				"Slaves do not come back by themselves: see `nfs-fleet rebalance`.",
-			(*console.Client).Drain, "%s: drained: it leads nothing until `nfs-fleet master undrain %s`\n", "drained"),
+			(*console.Client).Drain, "%s: drained: it leads nothing and is nobody's home until `nfs-fleet master undrain %s`\n", "drained"),
 		a.masterVerb("undrain MASTER", "Let a drained master lead and have slaves again", "",
 			(*console.Client).Undrain, "%s: takes part again%.0s\n", "undrained"),
 		a.masterRemoveCommand())

@@ -29,6 +29,7 @@ var (
 	ErrNotRoot = errors.New("only root can mount and unmount")
 	ErrMounted = errors.New("already mounted")
 	ErrFailed  = errors.New("mount failed")
+	ErrUnmount = errors.New("unmount failed")
 )
 
 // Request is a mount to be made.
@@ -179,7 +180,7 @@ func Undo(dir string, lazy bool) error {
 	}
 	table, err := mounts.Table()
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrFailed, err)
+		return fmt.Errorf("%w: %w", ErrUnmount, err)
 	}
 	at, err := mountPoint(table, dir)
 	if err != nil {
@@ -191,9 +192,9 @@ func Undo(dir string, lazy bool) error {
 	}
 	switch err := unix.Unmount(at, flags); {
 	case errors.Is(err, syscall.EBUSY):
-		return fmt.Errorf("%w: %s is in use; --lazy unmounts it as soon as it no longer is", ErrFailed, dir)
+		return fmt.Errorf("%w: %s is in use; --lazy unmounts it as soon as it no longer is", ErrUnmount, dir)
 	case err != nil:
-		return fmt.Errorf("%w: unmount %s: %w", ErrFailed, dir, err)
+		return fmt.Errorf("%w: %s: %w", ErrUnmount, dir, err)
 	}
 	return nil
 }
@@ -202,7 +203,7 @@ func Undo(dir string, lazy bool) error {
 func mountPoint(table []mounts.Mount, dir string) (string, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrFailed, err)
+		return "", fmt.Errorf("%w: %w", ErrUnmount, err)
 	}
 	if _, ok := mounts.Topmost(table, abs); ok {
 		return abs, nil
@@ -221,5 +222,5 @@ func mountPoint(table []mounts.Mount, dir string) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("%w: nothing of a fleet is mounted at %s", ErrFailed, dir)
+	return "", fmt.Errorf("%w: nothing of a fleet is mounted at %s", ErrUnmount, dir)
 }

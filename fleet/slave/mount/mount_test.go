@@ -58,7 +58,7 @@ func TestDirectory(t *testing.T) {
 			t.Errorf("unmount %s: %s, %v", dir, got, err)
 		}
 	}
-	if _, err := mountPoint(table, root+"/dir"); err == nil || !strings.Contains(err.Error(), "nothing of a fleet") {
+	if _, err := mountPoint(table, root+"/dir"); !errors.Is(err, ErrUnmount) || !strings.Contains(err.Error(), "nothing of a fleet") {
 		t.Errorf("unmount what is not mounted: %v", err)
 	}
 }

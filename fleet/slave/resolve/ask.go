@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ const (
 
 // reply is what became of asking one server.
 type reply struct {
+	server int // which it was; for those who have asked several
 	answer *dns.Msg
 	err    error
 }
@@ -27,20 +29,24 @@ type reply struct {
 // ask puts a question to servers, to each twice if need be because datagrams get lost, and returns the first answer that is
 // one: with records, or that there are none.
 func ask(ctx context.Context, servers []string, name string, kind uint16) (*dns.Msg, error) {
+	failed := make([]error, len(servers)) // the last of each
 	servers = slices.Concat(servers, servers)
 	ctx, cancel := context.WithCancel(ctx)
 	replies := make(chan reply, len(servers)) // room for all: nobody waits to tell
 	defer cancel()
-	var failed error
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for asked, open := 0, 0; ; {
 		select {
 		case <-next.C:
 			if asked < len(servers) {
-				server := servers[asked]
+				i := asked
 				asked, open = asked+1, open+1
-				go func() { replies <- put(ctx, server, name, kind) }()
+				go func() {
+					r := put(ctx, servers[i], name, kind)
+					r.server = i % len(failed)
+					replies <- r
+				}()
 				next.Reset(stagger)
 			}
 		case r := <-replies:
@@ -48,15 +54,15 @@ func ask(ctx context.Context, servers []string, name string, kind uint16) (*dns.
 			if r.err == nil || errors.Is(r.err, ErrNoName) {
 				return r.answer, r.err
 			}
-			failed = errors.Join(failed, r.err)
+			failed[r.server] = r.err
 			switch {
 			case asked < len(servers):
 				next.Reset(0)
 			case open == 0:
-				return nil, failed
+				return nil, errors.Join(failed...)
 			}
 		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("ask DNS for %s: %w", name, context.Cause(ctx)), failed)
+			return nil, errors.Join(fmt.Errorf("ask DNS for %s: %w", name, context.Cause(ctx)), errors.Join(failed...))
 		}
 	}
 }
@@ -82,11 +88,14 @@ func judge(answer *dns.Msg, err error, server, name string) reply {
 	name = strings.TrimSuffix(name, ".")
 	switch {
 	case err != nil:
-		return reply{nil, fmt.Errorf("name server %s: %w", server, err)}
+		if op := (*net.OpError)(nil); errors.As(err, &op) {
+			err = op.Err // the rest are its own addresses
+		}
+		return reply{err: fmt.Errorf("name server %s: %w", server, err)}
 	case answer.Rcode == dns.RcodeNameError:
-		return reply{nil, fmt.Errorf("%w: name server %s knows no %s", ErrNoName, server, name)}
+		return reply{err: fmt.Errorf("%w: name server %s knows no %s", ErrNoName, server, name)}
 	case answer.Rcode != dns.RcodeSuccess:
-		return reply{nil, fmt.Errorf("name server %s answers %s for %s", server, dns.RcodeToString[answer.Rcode], name)}
+		return reply{err: fmt.Errorf("name server %s answers %s for %s", server, dns.RcodeToString[answer.Rcode], name)}
 	}
-	return reply{answer, nil}
+	return reply{answer: answer}
 }

@@ -248,6 +248,21 @@ func TestADeadNameServerIsPassedOver(t *testing.T) {
 	}
 }
 
+// Each name server is asked twice, and what is wrong with it is said once, without the ports of this host.
+func TestAFailureIsSaidOnce(t *testing.T) {
+	gone, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	refuses := startNameServer(t, func(dns.Question, bool) *dns.Msg { return &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: dns.RcodeRefused}} })
+	_, err = Resolver{Servers: []string{gone.LocalAddr().String(), refuses.addr}}.Masters(t.Context(), web17)
+	want := fmt.Sprintf("name server %s: read: connection refused\nname server %s answers REFUSED for %s", gone.LocalAddr(), refuses.addr, web17)
+	if err == nil || err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+}
+
 // A datagram that is lost is sent again.
 func TestALostDatagram(t *testing.T) {
 	answer := zone(t, true)
