@@ -6,12 +6,17 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/nfs-fleet/nfs-fleet/election/etcdtest"
 	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 	"github.com/nfs-fleet/nfs-fleet/fleet/console"
@@ -22,12 +27,17 @@ import (
 // it, over one connection.
 type slave struct {
 	*testing.T
+	name    string
 	all     map[string]*running
+	etcd    *clientv3.Client
 	relay   *relay.Relay
 	prober  *relay.Prober
 	calls   atomic.Int64 // that were answered
 	longest atomic.Int64 // time between two answers, ns
 	broken  atomic.Pointer[string]
+
+	unreachable atomic.Pointer[string] // a master that it does not reach
+	tried       atomic.Int64           // how often it has tried that
 }
 
 // greeter says HELLO as an agent does.
@@ -57,14 +67,14 @@ func (g greeter) Hello(ctx context.Context) (relay.Answer, error) {
 	return out, err
 }
 
-func startSlave(t *testing.T, name string, all map[string]*running) *slave {
+func startSlave(t *testing.T, name string, all map[string]*running, etcd *clientv3.Client) *slave {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := zerolog.New(newTestLog(t)).Level(zerolog.InfoLevel).With().Str("slave", name).Logger()
-	s := &slave{T: t, all: all}
+	s := &slave{T: t, name: name, all: all, etcd: etcd}
 	s.relay = relay.New(relay.Config{Listener: l, Dialer: relay.Dialer{Insecure: true}, Insecure: true, Logger: log})
 	var targets []relay.Target
 	for master, m := range all {
@@ -73,6 +83,10 @@ func startSlave(t *testing.T, name string, all map[string]*running) *slave {
 	s.prober = relay.NewProber(relay.ProberConfig{
 		Relay: s.relay, Targets: targets, Logger: log,
 		Dial: func(ctx context.Context, to netip.AddrPort) (relay.Greeter, error) {
+			if cut := s.unreachable.Load(); cut != nil && to.String() == all[*cut].cfg.Listen.NFS {
+				s.tried.Add(1)
+				return nil, syscall.EHOSTUNREACH
+			}
 			conn, err := new(net.Dialer).DialContext(ctx, "tcp", to.String())
 			if err != nil {
 				return nil, err
@@ -165,34 +179,58 @@ func (s *slave) undisturbed(what string) {
 
 func anyPort(c *Config) { c.NewShards.Insecure = true }
 
+// home waits for the slave's record, and returns it.
+func (s *slave) home() (home fleet.Slave) {
+	s.Helper()
+	s.anybody().until("the slave's record", func(console.Status) bool {
+		home = slaveIn(s.T, s.etcd, s.anybody().cfg.Fleet, s.name)
+		return home.Master != ""
+	})
+	return home
+}
+
+// anybody is one of the masters.
+func (s *slave) anybody() *running {
+	for _, m := range s.all {
+		return m
+	}
+	return nil
+}
+
+// place gives the slave a home, as the coordinator does.
+func (s *slave) place(master string) {
+	s.Helper()
+	home := s.home()
+	home.Master, home.Since, home.Fallbacks = master, time.Now().UTC(), nil
+	for other := range s.all {
+		if other != master {
+			home.Fallbacks = append(home.Fallbacks, other)
+		}
+	}
+	put(s.T, s.etcd, fleet.KeysOf(s.anybody().cfg.Fleet).Slave(s.name), home)
+}
+
+func is(master string) func(string) bool {
+	return func(now string) bool { return now == master }
+}
+
 // A master that is drained, that stops, or that a slave is moved away from lets it go before anything is closed.
 func TestAPlannedMoveEndsNoConnection(t *testing.T) {
 	all, server := severalWith(t, anyPort, "m1", "m2", "m3")
 	all["m1"].until("three masters serving", inStep(3, 1))
-	s := startSlave(t, "web17", all)
-	s.until("a master", func(string) bool { return true })
-	s.undisturbed("at the start")
+	s := startSlave(t, "web17", all, server.Dial(t))
+	s.until("its home", func(now string) bool { return now == s.home().Master })
 
-	record := func() (home fleet.Slave) {
-		all["m1"].until("the slave's record", func(console.Status) bool {
-			home = slaveIn(t, server.Dial(t), all["m1"].cfg.Fleet, "web17")
-			return home.Master != ""
-		})
-		return home
-	}
-	s.until("its home", func(m string) bool { return m == record().Master })
-
-	home := record()
-	first := home.Master
-	home.Master, home.Fallbacks, home.Since = home.Fallbacks[0], []string{home.Fallbacks[1], first}, time.Now().UTC()
-	put(t, server.Dial(t), fleet.KeysOf(all["m1"].cfg.Fleet).Slave("web17"), home)
-	s.until("its new home", func(m string) bool { return m == home.Master })
+	first := s.home()
+	s.place(first.Fallbacks[0])
+	s.until("its new home", is(first.Fallbacks[0]))
 	s.undisturbed("moved")
 
-	if err := all["m1"].client.Drain(t.Context(), home.Master); err != nil {
+	drained := first.Fallbacks[0]
+	if err := all["m1"].client.Drain(t.Context(), drained); err != nil {
 		t.Fatal(err)
 	}
-	second := s.until("another than the drained one", func(m string) bool { return m != home.Master })
+	second := s.until("another than the drained one", func(now string) bool { return now != drained })
 	s.undisturbed("drained")
 
 	began := time.Now()
@@ -200,6 +238,117 @@ func TestAPlannedMoveEndsNoConnection(t *testing.T) {
 	if took := time.Since(began); took > stopLimit {
 		t.Errorf("the stop took %s", took)
 	}
-	s.until("another than the one that stopped", func(m string) bool { return m != second && m != home.Master })
+	s.until("another than the one that stopped", func(now string) bool { return now != second && now != drained })
 	s.undisturbed("stopped")
+}
+
+// A master that alone has lost its lease lets its slaves go before it closes its door.
+func TestALeaselessMasterLetsItsSlavesGo(t *testing.T) {
+	server := etcdtest.New(t)
+	wire := startWire(t, server.Host())
+	fleetName := etcdtest.FleetName()
+	all := map[string]*running{}
+	for _, name := range []string{"m1", "m2"} {
+		c := testConfig(t)
+		c.Name, c.Fleet, c.Etcd, c.NewShards.Insecure, c.LeaseTTL = name, fleetName, Default().Etcd, true, MinLeaseTTL
+		c.Etcd.Endpoints = []string{server.URL()}
+		if name == "m2" {
+			c.Sources, c.Etcd.Endpoints = map[string]SourceConfig{}, []string{"http://" + wire.address()}
+		}
+		all[name] = start(t, c)
+	}
+	all["m1"].until("two masters serving", inStep(2, 1))
+	s := startSlave(t, "web17", all, server.Dial(t))
+	s.until("its home", func(now string) bool { return now == s.home().Master })
+	s.place("m2")
+	s.until("m2", is("m2"))
+	wire.cut()
+	s.until("m1", is("m1"))
+	s.undisturbed("m2 has lost its lease")
+	all["m2"].until("the step-down", func(st console.Status) bool {
+		return strings.Contains(strings.Join(st.Warnings, " "), errSteppedDown.Error())
+	})
+}
+
+// A slave that cannot reach the home that it was given reads on from another master, and is not sent to and fro.
+func TestOneBrokenLinkSendsNobodyToAndFro(t *testing.T) {
+	all, server := severalWith(t, anyPort, "m1", "m2", "m3")
+	all["m1"].until("three masters serving", inStep(3, 1))
+	s := startSlave(t, "web17", all, server.Dial(t))
+	here := s.until("its home", func(now string) bool { return now == s.home().Master })
+	there := s.home().Fallbacks[0]
+	s.unreachable.Store(&there)
+	s.place(there)
+	// It is asked to go, tries its home in vain, and goes to the third; or has gone nowhere.
+	s.until("that it was asked to go", func(string) bool { return s.tried.Load() > 0 })
+	joins := s.relay.Counters().Joins
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if now := s.prober.Course(); now.Lost || now.Target.Name == there {
+			t.Fatalf("it is at %+v", now)
+		}
+	}
+	if more := s.relay.Counters().Joins - joins; more > 2 {
+		t.Errorf("%d times to another master within 3 s, from %s with its home %s out of reach", more, here, there)
+	}
+	s.undisturbed("its home is out of reach")
+}
+
+// wire is a TCP proxy that can be cut.
+type wire struct {
+	net.Listener
+	mu    sync.Mutex // guards what follows
+	ended bool
+	conns []net.Conn
+}
+
+func startWire(t *testing.T, to string) *wire {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{Listener: l}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil || !w.add(in, out) {
+				in.Close() //nolint:errcheck // it is refused
+				continue
+			}
+			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
+				all.Go(func() {
+					io.Copy(pair[0], pair[1]) //nolint:errcheck // its end is all that matters
+					in.Close()                //nolint:errcheck // it is over
+					out.Close()               //nolint:errcheck // it is over
+				})
+			}
+		}
+	})
+	t.Cleanup(func() { w.cut(); all.Wait() })
+	return w
+}
+
+func (w *wire) address() string { return w.Addr().String() }
+
+func (w *wire) add(conns ...net.Conn) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conns = append(w.conns, conns...)
+	return !w.ended
+}
+
+// cut ends all connections and lets no more through.
+func (w *wire) cut() {
+	w.Close() //nolint:errcheck // fails only when cut before
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	for _, c := range w.conns {
+		c.Close() //nolint:errcheck // it is cut
+	}
 }
