@@ -43,13 +43,17 @@ type slave struct {
 // greeter says HELLO as an agent does.
 type greeter struct {
 	*hello.Client
-	name   string
-	change func() relay.Change
+	s  *slave
+	to netip.AddrPort
 }
 
 func (g greeter) Hello(ctx context.Context) (relay.Answer, error) {
-	ch := g.change()
-	said := hello.Greeting{Slave: g.name, Instance: "i1", Mode: "relay", Mounts: []hello.Mount{{Shard: "www"}}}
+	if cut := g.s.unreachable.Load(); cut != nil && g.to.String() == g.s.all[*cut].cfg.Listen.NFS {
+		g.s.tried.Add(1)
+		return relay.Answer{}, syscall.EHOSTUNREACH
+	}
+	ch := g.s.prober.Course().Change
+	said := hello.Greeting{Slave: g.s.name, Instance: "i1", Mode: "relay", Mounts: []hello.Mount{{Shard: "www"}}}
 	if ch.From.Addr.IsValid() {
 		said.Last = hello.Reattach{At: ch.At, Took: ch.Took, From: ch.From.String(), To: ch.To.String(), Why: ch.Why}
 	}
@@ -83,15 +87,11 @@ func startSlave(t *testing.T, name string, all map[string]*running, etcd *client
 	s.prober = relay.NewProber(relay.ProberConfig{
 		Relay: s.relay, Targets: targets, Logger: log,
 		Dial: func(ctx context.Context, to netip.AddrPort) (relay.Greeter, error) {
-			if cut := s.unreachable.Load(); cut != nil && to.String() == all[*cut].cfg.Listen.NFS {
-				s.tried.Add(1)
-				return nil, syscall.EHOSTUNREACH
-			}
 			conn, err := new(net.Dialer).DialContext(ctx, "tcp", to.String())
 			if err != nil {
 				return nil, err
 			}
-			return greeter{hello.NewClient(conn), name, func() relay.Change { return s.prober.Course().Change }}, nil
+			return greeter{hello.NewClient(conn), s, to}, nil
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -179,13 +179,15 @@ func (s *slave) undisturbed(what string) {
 
 func anyPort(c *Config) { c.NewShards.Insecure = true }
 
-// home waits for the slave's record, and returns it.
+// home is the slave's record, once there is one.
 func (s *slave) home() (home fleet.Slave) {
 	s.Helper()
-	s.anybody().until("the slave's record", func(console.Status) bool {
-		home = slaveIn(s.T, s.etcd, s.anybody().cfg.Fleet, s.name)
-		return home.Master != ""
-	})
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if home = slaveIn(s.T, s.etcd, s.anybody().cfg.Fleet, s.name); home.Master != "" {
+			return home
+		}
+	}
+	s.Fatalf("%s has no record", s.name)
 	return home
 }
 

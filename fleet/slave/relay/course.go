@@ -52,7 +52,7 @@ const (
 	raceRest     = 200 * time.Millisecond // between rounds, more each time
 	raceRestMost = time.Second
 	preferFirst  = 10 * time.Millisecond  // the first in order may answer so much later than another
-	preferHome   = 150 * time.Millisecond // at the start
+	preferHome   = 150 * time.Millisecond // at the start, and on a departure
 	preferStay   = 25 * time.Millisecond  // the present master, when it closed a connection
 	homeEvery    = time.Second
 	homeAfter    = 30 * time.Second // of good probes of the home master, the slave goes back; longer for one that is lost again

@@ -332,6 +332,22 @@ func TestAMasterThatWantsTheSlaveGone(t *testing.T) {
 	}
 }
 
+// A planned move is in no hurry: it goes to the first in order, though another answers sooner.
+func TestADepartureGoesHome(t *testing.T) {
+	s := newSim(t, 3)
+	s.run(time.Second)
+	s.m(1).delay = 100 * time.Millisecond
+	s.m(0).status = Leave
+	s.run(2 * time.Second)
+	s.reads(1)
+	s.paused(0)
+	s.m(2).delay, s.m(0).delay = time.Second, 5*time.Millisecond // too slow: the next is good enough
+	s.m(0).status, s.m(1).status = OK, Leave
+	s.run(2 * time.Second)
+	s.reads(0)
+	s.paused(0)
+}
+
 func TestNobodyIsLeft(t *testing.T) {
 	s := newSim(t, 3)
 	s.run(time.Second)

@@ -67,7 +67,7 @@ func (c *course) begin(kind raceKind, why string) {
 		r.favour(c.current, preferStay)
 	case kind == breach || kind == escape:
 		r.add(nil, c.current)
-	case kind == start && len(r.line) > 0:
+	case (kind == start || kind == departure) && len(r.line) > 0: // who departs reads meanwhile
 		r.favour(r.line[0], preferHome)
 	}
 }
