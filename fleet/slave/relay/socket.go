@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,12 +81,7 @@ func (s *socket) note(events uint32) {
 
 // read reads what there is. n is 0 without an error when nothing is.
 func (s *socket) read(b []byte) (n int, err error) {
-	for {
-		n, err = unix.Read(s.fd, b)
-		if err != unix.EINTR {
-			break
-		}
-	}
+	n, err = transfer(unix.SYS_READ, s.fd, b, 0)
 	return s.took(n, len(b), err)
 }
 
@@ -108,27 +104,16 @@ func (s *socket) took(n, most int, err error) (int, error) {
 
 // peek fills b with what a read would return first, and says whether there was enough.
 func (s *socket) peek(b []byte) bool {
-	for {
-		n, _, err := unix.Recvfrom(s.fd, b, unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if err == unix.EINTR {
-			continue
-		}
-		if err == unix.EAGAIN {
-			s.readable = false
-		}
-		return n == len(b)
+	n, err := transfer(unix.SYS_RECVFROM, s.fd, b, unix.MSG_PEEK)
+	if err == unix.EAGAIN {
+		s.readable = false
 	}
+	return err == nil && n == len(b)
 }
 
 // write writes what the system takes.
 func (s *socket) write(b []byte) (n int, err error) {
-	for {
-		n, err = unix.Write(s.fd, b)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	return s.gave(n, err)
+	return s.gave(transfer(unix.SYS_WRITE, s.fd, b, 0))
 }
 
 // gave sorts what a write, or a splice to the socket, returned.
@@ -169,4 +154,26 @@ func (s *socket) lastCame() (ago time.Duration, ok bool) {
 		return 0, false
 	}
 	return time.Duration(info.Last_data_recv) * time.Millisecond, true
+}
+
+// transfer is read, write or recv of a socket that never waits. Go's scheduler is not told: that would cost as much as a small
+// read.
+func transfer(trap uintptr, fd int, b []byte, flags int) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(flags), 0, 0)
+		if errno != unix.EINTR {
+			return int(n), failure(errno)
+		}
+	}
+}
+
+// failure is a call's error, as one that can be nil. n means nothing then.
+func failure(errno unix.Errno) error {
+	switch errno {
+	case 0:
+		return nil
+	case unix.EAGAIN:
+		return unix.EAGAIN // in an interface without an allocation
+	}
+	return errno
 }
