@@ -34,7 +34,7 @@ const hostTime = 300 * time.Millisecond
 
 // dial makes a connection for greetings. It comes from where reads come from, so it is let in where they are.
 func (r *route) dial(ctx context.Context, to netip.AddrPort) (relay.Greeter, error) {
-	if err := r.agent.mayBeMaster(to); err != nil {
+	if err := cmp.Or(r.agent.mayBeMaster(to), r.hasOurPort(to)); err != nil {
 		r.note(ctx, to, err)
 		return nil, err
 	}
@@ -54,6 +54,17 @@ func (a *Agent) mayBeMaster(to netip.AddrPort) error {
 		return errors.New("that is no address of a master")
 	case addr.IsLoopback() && slices.Contains(a.cfg.Ports, to.Port()):
 		return errors.New("that is this host's own relay, and no master")
+	}
+	return nil
+}
+
+// hasOurPort says why a mount via direct cannot go to an address: the kernel takes another master's address, and keeps the port
+// that it was given when it mounted.
+func (r *route) hasOurPort(to netip.AddrPort) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.kernelPort != 0 && to.Port() != r.kernelPort {
+		return fmt.Errorf("its port is not %d, to which mounts via direct are bound: give all masters one NFS port, or mount via relay", r.kernelPort)
 	}
 	return nil
 }

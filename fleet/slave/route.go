@@ -50,6 +50,8 @@ type route struct {
 	last   relay.Change             // as the agent before left it
 	noDNS  error                    // why DNS did not tell the masters; nil: it did, or was not asked
 	failed map[netip.AddrPort]error // why masters did not answer
+
+	kernelPort uint16 // via direct: the masters' port as the kernel has it; 0 before it is known
 }
 
 // restTick is how often a route looks whether it may sleep, as a part of Config.Rest.
@@ -261,6 +263,9 @@ func (r *route) newMover(ctx context.Context) (mover, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.mu.Lock()
+	r.kernelPort = port
+	r.mu.Unlock()
 	return direct.New(direct.Config{Kernel: r.agent.kernel(), Mounts: r.dirs, Port: port, Logger: r.log}), nil
 }
 
