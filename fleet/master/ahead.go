@@ -109,6 +109,12 @@ func (m *Master) answerAhead(w http.ResponseWriter, r *http.Request) {
 		defer context.AfterFunc(ctx, func() { _ = control.SetReadDeadline(time.Now()) })()
 		return in.Next()
 	})
+	if err == nil { // the end of the body follows the end of the stream, and must be read for the connection to go on
+		_, err = io.Copy(io.Discard, io.LimitReader(r.Body, maxLine))
+	}
+	if err != nil {
+		w.Header().Set("Connection", "close")
+	}
 	_ = control.SetReadDeadline(time.Time{})
 	newLineWriter(w).end(nothing{}, err)
 }

@@ -50,6 +50,9 @@ func TestAnnounce(t *testing.T) {
 			switch {
 			case errors.Is(err, io.EOF):
 				close(got)
+				if n, err := io.Copy(io.Discard, r.Body); n > 0 || err != nil {
+					t.Errorf("%d bytes behind the end, %v", n, err)
+				}
 				newLineWriter(w).end(nothing{}, nil)
 				return
 			case err != nil:
@@ -113,12 +116,18 @@ func TestAnnounceEnds(t *testing.T) {
 	}
 }
 
-// logged is a log in memory whose lines are waited for.
-type logged struct{ lines chan string }
+// logged is a log whose lines about fetching ahead are waited for. Lines about panics are errors.
+type logged struct {
+	t     *testing.T
+	lines chan string
+}
 
 func (l logged) Write(line []byte) (int, error) {
 	if strings.Contains(string(line), "fetched ahead") {
 		l.lines <- string(line)
+	}
+	if strings.Contains(string(line), "panic") {
+		l.t.Errorf("%s", line)
 	}
 	return len(line), nil
 }
@@ -136,7 +145,7 @@ func TestFetchedAhead(t *testing.T) {
 	m1.until("m1 leading", func(s console.Status) bool {
 		return len(s.Shards) == 1 && s.Shards[0].Leader == "m1" && s.Shards[0].Generation == 1
 	})
-	log := logged{make(chan string, 10)}
+	log := logged{t, make(chan string, 10)}
 	startLogged(t, second, zerolog.New(log))
 	m1.until("two masters serving the first generation", inStep(2, 1))
 	more := filepath.Join(t.TempDir(), "more")
