@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/nfs-fleet/nfs-fleet/replicator/store"
 	"github.com/nfs-fleet/nfs-fleet/replicator/tree"
@@ -23,7 +24,28 @@ type partial struct {
 }
 
 // firstGrowth is what is allotted for a large object before its bytes come: a source could claim any size.
-const firstGrowth = 4 << 20
+const firstGrowth = tree.ChunkSize
+
+// chunks are buffers of firstGrowth bytes, for one large object after the other: new memory costs more than its content.
+var chunks = sync.Pool{New: func() any { return new([firstGrowth]byte) }}
+
+// grow returns b with room for more of an object of size bytes.
+func grow(b []byte, size int64) []byte {
+	if cap(b) == 0 {
+		return chunks.Get().(*[firstGrowth]byte)[:0]
+	}
+	grown := make([]byte, len(b), min(size, 2*int64(cap(b))))
+	copy(grown, b)
+	recycle(b)
+	return grown
+}
+
+// recycle gives back what grow has returned, and nobody uses any more.
+func recycle(b []byte) {
+	if cap(b) == firstGrowth {
+		chunks.Put((*[firstGrowth]byte)(b[:firstGrowth]))
+	}
+}
 
 // reset forgets what has come.
 func (p *partial) reset() { p.buf, p.from, p.mixed = nil, "", false }
@@ -73,7 +95,8 @@ func (r *run) takeObject(resp *http.Response, req *request) error {
 		return err
 	}
 	req.left = nil
-	s := &slab{req: req, buf: p.buf, objects: []received{{item: *it, data: p.buf}}}
+	s := &slab{req: req, buf: p.buf, objects: []received{{item: *it, data: p.buf}}, large: true}
+	p.buf = nil // the slab's now
 	req.sent++
 	r.hand(s)
 	return nil
@@ -103,11 +126,9 @@ func (p *partial) agree(length int64, it *item) error {
 func (p *partial) fill(body io.Reader, req *request) error {
 	for int64(len(p.buf)) < p.size {
 		if len(p.buf) == cap(p.buf) {
-			grown := make([]byte, len(p.buf), min(p.size, max(firstGrowth, 2*int64(cap(p.buf)))))
-			copy(grown, p.buf)
-			p.buf = grown
+			p.buf = grow(p.buf, p.size)
 		}
-		n, err := req.watch.read(body, p.buf[len(p.buf):cap(p.buf)])
+		n, err := req.watch.read(body, p.buf[len(p.buf):min(int64(cap(p.buf)), p.size)])
 		p.buf = p.buf[:len(p.buf)+n]
 		req.bytes.Add(int64(n))
 		if err != nil && int64(len(p.buf)) < p.size {

@@ -54,10 +54,15 @@ func (w *watch) end(n int) {
 	}
 }
 
-// read is one Read of r under the watch.
-func (w *watch) read(r io.Reader, p []byte) (int, error) {
+// read reads from r under the watch: all of p, or stallBytes and perhaps more, or less before an error. A Read of a
+// connection gives no more than one TLS record, and the watch costs as much for that as for this.
+func (w *watch) read(r io.Reader, p []byte) (n int, err error) {
 	w.begin()
-	n, err := r.Read(p)
+	for n < min(len(p), stallBytes) && err == nil {
+		var m int
+		m, err = r.Read(p[n:])
+		n += m
+	}
 	w.end(n)
 	return n, err
 }

@@ -40,6 +40,7 @@ type slab struct {
 	buf     []byte
 	objects []received
 	pooled  bool
+	large   bool // buf is from grow
 }
 
 // received is an object in a slab.
@@ -68,8 +69,11 @@ func newSlab(req *request, size int) *slab {
 func (s *slab) free() {
 	clear(s.objects)
 	s.req, s.objects = nil, s.objects[:0]
-	if s.pooled {
+	switch {
+	case s.pooled:
 		slabs.Put(s)
+	case s.large:
+		recycle(s.buf)
 	}
 }
 

@@ -32,7 +32,7 @@ type Options struct {
 	PackSize  int64 // bytes after which a pack is sealed and the next begun, at most 2 GiB; default 256 MiB
 	LargeSize int   // objects of so many bytes or more are files of their own; default 256 KiB
 	MaxOpen   int   // large objects kept open between reads; default 1024
-	Bulk      int64 // bytes of large objects that wait for a Sync, from which on more of them go past the page cache; default 32 MiB
+	Bulk      int64 // bytes of large objects that wait for a Sync, from which on more of them go past the page cache; default 16 MiB
 	Reserve   int64 // bytes of the file system that Put leaves to others; default a twentieth of it, 256 MiB at most
 }
 
@@ -41,7 +41,7 @@ func (o Options) withDefaults() Options {
 		o.PackSize = 256 << 20
 	}
 	if o.Bulk <= 0 {
-		o.Bulk = 32 << 20
+		o.Bulk = 16 << 20
 	}
 	o.PackSize = min(o.PackSize, maxPackSize)
 	if o.LargeSize <= 0 {
