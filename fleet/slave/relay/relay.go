@@ -114,7 +114,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	if err := ln.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("relay: %w", err)
 	}
-	if err := unpace(ln); err != nil {
+	if err := tune(ln); err != nil {
 		r.cfg.Logger.Debug().Err(err).Msg("the kernel's connections are left as they come")
 	}
 	l, err := newLoop(r.epoch)

@@ -22,20 +22,24 @@ type socket struct {
 	lowat              int  // bytes that make it readable
 }
 
-// unpace keeps the connections that a listener will accept from being paced: where BBR is the default, the system would set a
-// timer for each few packets of replies, which takes a third of the relay's time; on the loopback there is nothing that
-// could be congested. They must have it from the beginning: pacing stays once it is on.
-func unpace(ln *net.TCPListener) error {
+// nearBuffer is how much may be on its way to the kernel, which is near: what is more falls out of the processor's cache
+// before it is taken. It also bounds the system's memory a connection.
+const nearBuffer = 512 << 10
+
+// tune prepares a listener for connections that never leave this host. They are not paced: where BBR is the default, the
+// system would set a timer for every few packets of replies, which takes a third of the relay's time; there is nothing here
+// that could be congested. The listener must be told, because pacing stays once it is on.
+func tune(ln *net.TCPListener) error {
 	raw, err := ln.SyscallConn()
 	if err != nil {
 		return err
 	}
-	if cerr := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") // which every kernel has
-	}); cerr != nil {
-		return cerr
-	}
-	return err
+	cerr := raw.Control(func(fd uintptr) {
+		err = errors.Join(
+			unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno"), // which every kernel has
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, nearBuffer))
+	})
+	return errors.Join(cerr, err)
 }
 
 // detach takes a connection away from Go's poller. c is of no use afterwards; it is reset when that fails.
