@@ -108,6 +108,10 @@ bench: ## measure the NFS server beside NFS-Ganesha and go-nfs on this machine, 
 	@PATH=$$PATH:/usr/sbin command -v ganesha.nfsd >/dev/null && command -v rpcbind >/dev/null || ./.ci/apt-install $(BENCH_PACKAGES)
 	$(GO) test -count=1 -timeout 20m -v -run '^TestServersSideBySide$$' ./e2e -sidebyside
 
+.PHONY: relaybench
+relaybench: ## what a slave's relay costs beside a direct connection (ROUNDS=7; LOAD=program like e2e/load/nfsload; wants a quiet machine)
+	RELAY_COST=1 RELAY_ROUNDS=$(or $(ROUNDS),7) RELAY_LOAD='$(LOAD)' $(GO) test -count=1 -timeout 10m -v -run '^TestCost$$' ./fleet/slave/relay
+
 .PHONY: clean
 clean: ## remove what the targets above made (not a fleet's data)
 	rm -rf bin .sample
