@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"sync"
@@ -65,6 +66,11 @@ func newLightSlaves(t testing.TB, f *Fleet, count int, shard string) *lightSlave
 			if t.Failed() {
 				t.Logf("log of the agent on %s:\n%s", host.Addr, log.tail(10))
 			}
+		})
+		// Whoever mounts before it listens would start an agent of its own, which lets in privileged ports only.
+		eventually(t, homeLimit, "the agent listens", func() bool {
+			_, err := os.Stat(filepath.Join(dir, "agent.sock"))
+			return err == nil
 		})
 		for i := first; i < min(count, first+routesPerAgent); i++ {
 			l.slaves = append(l.slaves, &lightSlave{name: fmt.Sprintf("light%d", i), host: host})
