@@ -22,17 +22,18 @@ func (m MasterStatus) whole() MasterStatus {
 	return m
 }
 
-func wholeMasters(all []MasterStatus) []MasterStatus {
-	out := make([]MasterStatus, len(all)) // the Control may keep its own
-	for i, m := range all {
-		out[i] = m.whole()
+// wholeAll makes each of them whole.
+func wholeAll[T interface{ whole() T }](all []T) []T {
+	out := make([]T, len(all)) // the Control may keep its own
+	for i, t := range all {
+		out[i] = t.whole()
 	}
 	return out
 }
 
 func (a *api) masters(w http.ResponseWriter, r *http.Request) error {
 	all, err := a.control.Masters(r.Context())
-	return answer(w, wholeMasters(all), err)
+	return answer(w, wholeAll(all), err)
 }
 
 func (a *api) self(w http.ResponseWriter, r *http.Request) error {

@@ -32,7 +32,7 @@ func listed[T any](s []T) []T {
 func (a *api) status(w http.ResponseWriter, r *http.Request) error {
 	st, err := a.control.Status(r.Context())
 	st.Shards, st.Warnings, st.Etcd.Endpoints = listed(st.Shards), listed(st.Warnings), listed(st.Etcd.Endpoints)
-	st.Masters, st.Slaves.Shown = wholeMasters(st.Masters), wholeSlaves(st.Slaves.Shown)
+	st.Masters, st.Slaves.Shown = wholeAll(st.Masters), wholeAll(st.Slaves.Shown)
 	return answer(w, st, err)
 }
 

@@ -76,24 +76,16 @@ func (s SlaveStatus) whole() SlaveStatus {
 	return s
 }
 
-func wholeSlaves(all []SlaveStatus) []SlaveStatus {
-	out := make([]SlaveStatus, len(all)) // the Control may keep its own
-	for i, s := range all {
-		out[i] = s.whole()
-	}
-	return out
-}
-
 // The endpoints of the slaves.
 
 func (a *api) slaves(w http.ResponseWriter, r *http.Request) error {
 	all, err := a.control.Slaves(r.Context())
-	return answer(w, wholeSlaves(all), err)
+	return answer(w, wholeAll(all), err)
 }
 
 func (a *api) heardSlaves(w http.ResponseWriter, r *http.Request) error {
 	all, err := a.control.HeardSlaves(r.Context())
-	return answer(w, wholeSlaves(all), err)
+	return answer(w, wholeAll(all), err)
 }
 
 func (a *api) showSlave(w http.ResponseWriter, r *http.Request) error {
