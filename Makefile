@@ -80,7 +80,7 @@ e2e: ## real processes, real etcd, real Linux NFS clients (RUN=pattern picks tes
 test: deps check e2e ## all there is: installs what the tests need (as root), check, e2e
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for TIME each (TIME=20s)
+fuzz: ## run every fuzz target for TIME each, as many at once as there are processors (TIME=20s)
 	@./.ci/fuzz '$(or $(TIME),20s)'
 
 .PHONY: crashloop

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Diagnosis is what `doctor -o json` says.
@@ -15,10 +16,10 @@ type Diagnosis struct {
 	Code     int // exit code
 }
 
-// says tells whether some finding of a level contains words.
+// says tells whether some finding of a level, or of any when that is empty, contains words.
 func (d Diagnosis) says(level, words string) bool {
 	for _, f := range d.Findings {
-		if f.Level == level && strings.Contains(f.Check+": "+f.What, words) {
+		if (level == "" || f.Level == level) && strings.Contains(f.Check+": "+f.What, words) {
 			return true
 		}
 	}
@@ -47,7 +48,8 @@ func TestDoctor(t *testing.T) {
 	s.Must("mkdir", "-p", "/mnt/www")
 	s.Must(product(t), "mount", "--dns", f.nameServers(), slaveName+":/www", "/mnt/www")
 	d := s.Doctor("--dns", f.nameServers())
-	if !d.Well || d.Code != 0 || !d.says("ok", "/mnt/www reads from") || !d.says("ok", "reads /big") {
+	// Not always from its home: on a busy machine that may have been silent for long enough to be left.
+	if !d.Well || d.Code != 0 || !d.says("", "/mnt/www reads from") || !d.says("ok", "reads /big") {
 		t.Errorf("a slave that is well: %+v", d)
 	}
 	t.Log(s.Must(product(t), "doctor", "--dns", f.nameServers()))
@@ -69,6 +71,10 @@ func TestDoctor(t *testing.T) {
 	}
 	f.Masters[1].Start()
 	f.Masters[1].WaitReady()
+	eventually(t, time.Minute, "all three masters can be read from again", func() bool {
+		d = s.Doctor(ask...)
+		return d.Well && d.says("ok", "3 of 3 can be read from")
+	})
 	s.Must("modprobe", "-d", "/mnt/.kernel", "iptable_filter")
 	s.Must("iptables-legacy", "-I", "OUTPUT", "-p", "tcp", "-d", f.Masters[1].Host.Addr, "--dport", "2049", "-j", "DROP")
 	d = s.Doctor(ask...)
