@@ -104,9 +104,9 @@ targets: ## measure publishing to three masters at full size, against two copies
 BENCH_PACKAGES = nfs-ganesha nfs-ganesha-vfs rpcbind netbase
 
 .PHONY: bench
-bench: ## measure the NFS server beside NFS-Ganesha and go-nfs on this machine, and print a table (root; wants a quiet machine)
+bench: ## measure reading beside NFS-Ganesha and go-nfs, publishing beside rsync, and a million files, and print tables (root; wants a quiet machine; LOAD=another client)
 	@PATH=$$PATH:/usr/sbin command -v ganesha.nfsd >/dev/null && command -v rpcbind >/dev/null || ./.ci/apt-install $(BENCH_PACKAGES)
-	$(GO) test -count=1 -timeout 20m -v -run '^TestServersSideBySide$$' ./e2e -sidebyside
+	$(GO) test -count=1 -timeout 40m -v -run '$(or $(RUN),^(TestServersSideBySide|TestFirstPublishAloneSpeed|TestManyFiles)$$)' ./e2e -targets -load='$(LOAD)'
 
 .PHONY: relaybench
 relaybench: ## what a slave's relay costs beside a direct connection (ROUNDS=7; LOAD=program like e2e/load/nfsload; wants a quiet machine)
