@@ -71,11 +71,15 @@ func TestServersSideBySide(t *testing.T) {
 	}()
 	t.Log(benchMachine(t))
 	t.Logf("| %-18s | %10s | %10s | %10s | %7s | %6s | %s", "", servers[0].name, servers[1].name, servers[2].name, "ahead", "target", otherLoadHead())
+	clients := [][]string{{tool, "-each"}}
+	if *otherLoad != "" {
+		clients = append(clients, []string{*otherLoad})
+	}
 	for _, c := range contests {
-		figures := c.measure(t, []string{tool, "-each"}, servers)
-		ahead, other := c.ahead(figures), ""
+		got := c.measure(t, clients, servers)
+		figures, ahead, other := got[0], c.ahead(got[0]), ""
 		if *otherLoad != "" {
-			theirs := c.ahead(c.measure(t, []string{*otherLoad}, servers[:2]))
+			theirs := c.ahead(got[1])
 			other = fmt.Sprintf("%7.2f | %+5.0f%% |", theirs, 100*(ahead/theirs-1))
 		}
 		t.Logf("| %-18s | %10s | %10s | %10s | %7.2f | %6s | %s", c.name, c.format(figures[0]), c.format(figures[1]), c.format(figures[2]), ahead, c.target(), other)
@@ -100,35 +104,43 @@ func (c contest) ahead(figures []float64) float64 {
 	return figures[0] / figures[1]
 }
 
-// measure returns the median figure of each server; 0 for one that cannot do it.
-func (c contest) measure(t *testing.T, client []string, servers []*contestant) []float64 {
+// measure returns, for each client, the median figure of each server; 0 for one that cannot do it. The clients take turns too.
+func (c contest) measure(t *testing.T, clients [][]string, servers []*contestant) (medians [][]float64) {
 	rounds, seconds := 1, "0.1"
 	if *targets {
 		rounds, seconds = 3, "1"
 	}
-	got := make([][]float64, len(servers))
+	got := make([][][]float64, len(clients)) // by client, server and round
+	for i := range got {
+		got[i] = make([][]float64, len(servers))
+	}
+	failed := map[*contestant]bool{}
 	for range rounds {
 		for i, s := range servers {
-			if len(got[i]) > 0 && got[i][0] == 0 {
-				continue // it could not
-			}
 			s.proc.signal(t, syscall.SIGCONT)
-			argv := slices.Concat(client, []string{s.url}, strings.Fields(strings.ReplaceAll(c.args, "SECONDS", seconds)))
-			r, err := run(nil, contestLimit, nil, argv...)
-			s.proc.signal(t, syscall.SIGSTOP)
-			figure := 0.0
-			if err == nil && r.Code == 0 {
-				figure = keyed(r.Stdout, c.figure)
-			} else if i == 0 {
-				t.Errorf("%s of %s: %v %v", c.name, s.name, r, err)
+			for k, client := range clients {
+				figure := 0.0
+				if !failed[s] {
+					argv := slices.Concat(client, []string{s.url}, strings.Fields(strings.ReplaceAll(c.args, "SECONDS", seconds)))
+					r, err := run(nil, contestLimit, nil, argv...)
+					if failed[s] = err != nil || r.Code != 0; !failed[s] {
+						figure = keyed(r.Stdout, c.figure)
+					} else if i == 0 {
+						t.Errorf("%s of %s: %v %v", c.name, s.name, r, err)
+					}
+				}
+				got[k][i] = append(got[k][i], figure)
 			}
-			got[i] = append(got[i], figure)
+			s.proc.signal(t, syscall.SIGSTOP)
 		}
 	}
-	medians := make([]float64, len(servers))
-	for i := range got {
-		slices.Sort(got[i])
-		medians[i] = got[i][len(got[i])/2]
+	for _, byServer := range got {
+		m := make([]float64, len(servers))
+		for i, figures := range byServer {
+			slices.Sort(figures)
+			m[i] = figures[len(figures)/2]
+		}
+		medians = append(medians, m)
 	}
 	return medians
 }
