@@ -1,6 +1,7 @@
 package hello
 
 import (
+	"math"
 	"strings"
 	"time"
 	"unicode"
@@ -165,10 +166,10 @@ func (d *decoder) time() time.Time {
 	return time.Time{}
 }
 
-// appendTime appends t, or 0 for what is none, or of years that nanoseconds since 1970 do not reach.
+// appendTime appends t, or 0 for what is none, or what nanoseconds since 1970 do not reach.
 func appendTime(dst []byte, t time.Time) []byte {
 	at := int64(0)
-	if !t.IsZero() && t.Year() >= 1970 && t.Year() < 2262 {
+	if t.After(time.Unix(0, 0)) && !t.After(time.Unix(0, math.MaxInt64)) {
 		at = t.UnixNano()
 	}
 	return rpc.AppendUint64(dst, uint64(at))
