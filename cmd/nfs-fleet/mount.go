@@ -38,7 +38,8 @@ func (a *app) mountCommand() *cobra.Command {
 			"that keeps it on one that lives. It is also a mount helper: with a link /sbin/mount.nfs-fleet to this program, fstab,\n" +
 			"systemd and autofs can name the type nfs-fleet.\n\n" +
 			"Options of nfs(5) that change nothing about safety may follow -o; the flags below can be written there, too:\n" +
-			"via=, dns=, master=, name=, wait=; dns= and master= several times.",
+			"via=, dns=, master=, name=, wait=; dns= and master= several times. readahead=SIZE says how far the kernel reads ahead\n" +
+			"(default: 4 READs of full size; \"default\": as the kernel has it).",
 		Example: "  nfs-fleet mount _nfs._tcp.web17.slaves.prod.example:/www /srv/www\n" +
 			"  nfs-fleet mount --dns 10.0.0.1:5353,10.0.0.2:5353 -o nconnect=4,noexec _nfs._tcp.prod.example:/www/static /srv/static",
 		Args: cobra.ExactArgs(2),
@@ -117,8 +118,9 @@ func (a *app) request(spec mount.Spec, dir string, options mount.Options, f moun
 		return l.Start(ctx)
 	}
 	r := mount.Request{Spec: spec, Dir: dir, Options: options, Agent: agent, Start: start, Fake: f.fake}
+	r.Warn = func(text string) { fmt.Fprintf(a.err, "nfs-fleet: %s\n", oneLine(text)) }
 	if f.verbose {
-		r.Say = func(text string) { fmt.Fprintf(a.err, "nfs-fleet: %s\n", oneLine(text)) }
+		r.Say = r.Warn
 	}
 	return r
 }

@@ -44,6 +44,8 @@ type Request struct {
 	Fake bool
 	// Say is told, for people, what is done. nil: nobody wants to know.
 	Say func(text string)
+	// Warn is told what was asked for and could not be done, while the mount is of use. nil: nobody wants to know.
+	Warn func(text string)
 }
 
 // Do mounts.
@@ -70,9 +72,7 @@ func Do(ctx context.Context, r Request) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
-	if r.Say != nil {
-		r.Say(fmt.Sprintf("%s reads from %s at %s; mount options: %s", r.Spec, route.Master, route.Addr, data))
-	}
+	r.say("%s reads from %s at %s; mount options: %s", r.Spec, route.Master, route.Addr, data)
 	if r.Fake {
 		return nil
 	}
@@ -87,6 +87,7 @@ func Do(ctx context.Context, r Request) error {
 	if err != nil {
 		return explain(err, r.Spec, dir, route)
 	}
+	r.readahead(dir)
 	return nil
 }
 
@@ -96,9 +97,7 @@ func (r Request) route(ctx context.Context) (control.Route, error) {
 	if !errors.Is(err, control.ErrNoAgent) || r.Start == nil {
 		return route, err
 	}
-	if r.Say != nil {
-		r.Say("no agent runs: starting one")
-	}
+	r.say("no agent runs: starting one")
 	if err := r.Start(ctx); err != nil {
 		return route, fmt.Errorf("%w: cannot start the agent: %w", ErrFailed, err)
 	}

@@ -32,8 +32,10 @@ type Options struct {
 	Masters []string // HOST:PORT
 	Slave   string   // this slave's name
 	Wait    time.Duration
-	flags   uintptr  // MS_*, besides those that every mount has
-	kernel  []string // for the kernel's NFS client, after the defaults
+	// Readahead is how far the kernel reads ahead.
+	Readahead Readahead
+	flags     uintptr  // MS_*, besides those that every mount has
+	kernel    []string // for the kernel's NFS client, after the defaults
 }
 
 // rule says what becomes of an option.
@@ -84,14 +86,15 @@ const (
 // rules are the options that are known, as mount(8) and nfs(5) have them. mount(8) hands over everything in fstab's fourth
 // field, also what is for itself or for systemd.
 var rules = map[string]rule{
-	"via":     {ours: func(o *Options, v string) error { o.Via = v; return isVia(v) }},
-	"dns":     {ours: func(o *Options, v string) error { o.DNS = append(o.DNS, v); return resolve.CheckServer(v) }},
-	"master":  {ours: func(o *Options, v string) error { o.Masters = append(o.Masters, v); return isText(v) }},
-	"name":    {ours: func(o *Options, v string) error { o.Slave = v; return isText(v) }},
-	"wait":    {ours: func(o *Options, v string) (err error) { o.Wait, err = duration(v); return err }},
-	"noexec":  {flag: unix.MS_NOEXEC},
-	"exec":    {clear: unix.MS_NOEXEC},
-	"noatime": {flag: unix.MS_NOATIME}, "nodiratime": {flag: unix.MS_NODIRATIME},
+	"via":       {ours: func(o *Options, v string) error { o.Via = v; return isVia(v) }},
+	"dns":       {ours: func(o *Options, v string) error { o.DNS = append(o.DNS, v); return resolve.CheckServer(v) }},
+	"master":    {ours: func(o *Options, v string) error { o.Masters = append(o.Masters, v); return isText(v) }},
+	"name":      {ours: func(o *Options, v string) error { o.Slave = v; return isText(v) }},
+	"wait":      {ours: func(o *Options, v string) (err error) { o.Wait, err = duration(v); return err }},
+	"readahead": {ours: func(o *Options, v string) (err error) { o.Readahead, err = parseReadahead(v); return err }},
+	"noexec":    {flag: unix.MS_NOEXEC},
+	"exec":      {clear: unix.MS_NOEXEC},
+	"noatime":   {flag: unix.MS_NOATIME}, "nodiratime": {flag: unix.MS_NODIRATIME},
 	"relatime": {flag: unix.MS_RELATIME}, "strictatime": {flag: unix.MS_STRICTATIME}, "silent": {flag: unix.MS_SILENT},
 
 	"defaults": ignored, "ro": ignored, "rw": ignored, "nosuid": ignored, "nodev": ignored, "async": ignored, "sync": ignored,

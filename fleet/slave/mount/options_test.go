@@ -44,14 +44,17 @@ func TestParseOptions(t *testing.T) {
 		"via=direct,dns=10.0.0.1,dns=10.0.0.2:5353,name=web17,wait=5":                            {Via: "direct", DNS: []string{"10.0.0.1", "10.0.0.2:5353"}, Slave: "web17", Wait: 5 * time.Second},
 		"master=m1,master=10.0.0.2:2049,wait=1m30s":                                              {Masters: []string{"m1", "10.0.0.2:2049"}, Wait: 90 * time.Second},
 		"noexec,noatime,nconnect=4,actimeo=1,rsize=65536,nocto":                                  {flags: unix.MS_NOEXEC | unix.MS_NOATIME, kernel: []string{"nconnect=4", "actimeo=1", "rsize=65536", "nocto"}},
-		"noexec,exec": {},
+		"noexec,exec":  {},
+		"readahead=4M": {Readahead: Readahead{readaheadBytes, 4 << 20}}, "readahead=512k": {Readahead: Readahead{readaheadBytes, 512 << 10}},
+		"readahead=131072": {Readahead: Readahead{readaheadBytes, 128 << 10}}, "readahead=1024M": {Readahead: Readahead{readaheadBytes, 1 << 30}},
+		"readahead=0": {Readahead: Readahead{how: readaheadKernel}}, "readahead=1M,readahead=default": {Readahead: Readahead{how: readaheadKernel}},
 		`context="system_u:object_r:nfs_t:s0:c1,c2",fsc`: {kernel: []string{`context="system_u:object_r:nfs_t:s0:c1,c2"`, "fsc"}},
 	} {
 		if want.Wait == 0 {
 			want.Wait = DefaultWait
 		}
 		got, err := ParseOptions(text, false)
-		if err != nil || got.Via != want.Via || got.Slave != want.Slave || got.Wait != want.Wait || got.flags != want.flags ||
+		if err != nil || got.Via != want.Via || got.Slave != want.Slave || got.Wait != want.Wait || got.flags != want.flags || got.Readahead != want.Readahead ||
 			!slices.Equal(got.DNS, want.DNS) || !slices.Equal(got.Masters, want.Masters) || !slices.Equal(got.kernel, want.kernel) {
 			t.Errorf("%q: %+v, %v; want %+v", text, got, err, want)
 		}
@@ -62,6 +65,7 @@ func TestParseOptions(t *testing.T) {
 		"bg": "nofail", "retry=5": "nofail", "remount": "again", "sec=krb5": "sys", "nonsense": "not known", "nconnect=17": "16",
 		"rsize=big": "number", "rsize": "number", "nocto=1": "no value", "via=magic": "relay", "dns=": "name server", "wait=0": "duration", "wait=1h": "duration",
 		"name=": "value", `context="a`: "quotation", "context=a\nb": "control", "lookupcache=some": "positive",
+		"readahead": "size", "readahead=": "size", "readahead=M": "size", "readahead=-1M": "size", "readahead=1025M": "size", "readahead=1G": "size", "readahead=100": "size",
 		`fsc="a,soft,fsc=b"`: "commas", `nconnect="2"`: "16",
 	} {
 		if got, err := ParseOptions(text, false); err == nil || !strings.Contains(err.Error(), word) {

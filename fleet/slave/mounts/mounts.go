@@ -29,6 +29,10 @@ type Mount struct {
 	Path string // what of it: /shard, or a directory below
 	Dir  string // where
 	Addr netip.AddrPort
+	// Device is what st_dev says of its files, MAJOR:MINOR; mounts of one shard share it.
+	Device string
+	// ReadSize is the most that a READ asks for, as kernel and master have agreed; 0: the kernel does not say.
+	ReadSize uint64
 }
 
 // Shard returns the first element of the path.
@@ -61,7 +65,7 @@ func read(r io.Reader) ([]Mount, error) {
 	out := make([]Mount, 0, len(infos))
 	for _, i := range infos {
 		name, path, _ := strings.Cut(i.Source, ":")
-		m := Mount{ID: i.ID, Name: Canonical(name), Path: path, Dir: i.Mountpoint}
+		m := Mount{ID: i.ID, Name: Canonical(name), Path: path, Dir: i.Mountpoint, Device: fmt.Sprintf("%d:%d", i.Major, i.Minor)}
 		for option := range strings.SplitSeq(i.VFSOptions, ",") {
 			switch key, value, _ := strings.Cut(option, "="); key {
 			case "addr":
@@ -72,6 +76,10 @@ func read(r io.Reader) ([]Mount, error) {
 			case "port":
 				if port, err := strconv.ParseUint(value, 10, 16); err == nil {
 					m.Addr = netip.AddrPortFrom(m.Addr.Addr(), uint16(port))
+				}
+			case "rsize":
+				if size, err := strconv.ParseUint(value, 10, 32); err == nil {
+					m.ReadSize = size
 				}
 			}
 		}

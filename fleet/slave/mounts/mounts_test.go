@@ -23,9 +23,9 @@ const table = `22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 func TestMountsAreToldByTheirNames(t *testing.T) {
 	got, err := read(strings.NewReader(table))
 	want := []Mount{
-		{90, "_nfs._tcp.web17.slaves.prod.example", "/www", "/srv/www", netip.MustParseAddrPort("127.0.0.1:602")},
-		{91, "_nfs._tcp.prod.example", "/www/sub/dir", "/srv/two words", netip.MustParseAddrPort("[fd00::1]:2049")},
-		{94, "_nfs._tcp.b.example", "/x", "/srv/www", netip.MustParseAddrPort("127.0.0.1:603")},
+		{90, "_nfs._tcp.web17.slaves.prod.example", "/www", "/srv/www", netip.MustParseAddrPort("127.0.0.1:602"), "0:50", 1 << 20},
+		{91, "_nfs._tcp.prod.example", "/www/sub/dir", "/srv/two words", netip.MustParseAddrPort("[fd00::1]:2049"), "0:51", 0},
+		{94, "_nfs._tcp.b.example", "/x", "/srv/www", netip.MustParseAddrPort("127.0.0.1:603"), "0:54", 0},
 	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
