@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -23,6 +24,13 @@ var otherLoad = flag.String("load", "", "measure by this program too, which take
 type contestant struct {
 	name, url string
 	proc      *proc
+	treeless  bool // it has no tree that could be walked
+}
+
+// measured is how one contestant did in one contest. Nothing is known of one that failed.
+type measured struct {
+	figure float64
+	cost   time.Duration // of its processor time, a call
 }
 
 // contestLimit is how long one measurement may take: go-nfs does not get through a large tree.
@@ -56,7 +64,7 @@ func TestServersSideBySide(t *testing.T) {
 	needCommands(t, "ganesha.nfsd", "rpcbind", "rpcinfo")
 	source := publishedTree(t)
 	tool := buildTool(t, "./load/nfsload")
-	servers := []*contestant{benchOurs(t, source), benchGanesha(t, source), benchGoNFS(t, source)}
+	servers := []*contestant{benchOurs(t, source), benchGanesha(t, source), benchGoNFS(t, source), benchBare(t)}
 	for _, s := range servers {
 		eventually(t, 30*time.Second, s.name+" answers", func() bool {
 			r, err := run(nil, 20*time.Second, nil, tool, s.url, "slurp", "4", "8")
@@ -69,80 +77,117 @@ func TestServersSideBySide(t *testing.T) {
 			s.proc.signal(t, syscall.SIGCONT)
 		}
 	}()
-	t.Log(benchMachine(t))
-	t.Logf("| %-18s | %10s | %10s | %10s | %7s | %6s | %s", "", servers[0].name, servers[1].name, servers[2].name, "ahead", "target", otherLoadHead())
 	clients := [][]string{{tool, "-each"}}
 	if *otherLoad != "" {
 		clients = append(clients, []string{*otherLoad})
 	}
-	for _, c := range contests {
-		got := c.measure(t, clients, servers)
-		figures, ahead, other := got[0], c.ahead(got[0]), ""
-		if *otherLoad != "" {
-			theirs := c.ahead(got[1])
-			other = fmt.Sprintf("%7.2f | %+5.0f%% |", theirs, 100*(ahead/theirs-1))
+	t.Log(benchMachine(t))
+	var costs []string
+	for i, c := range contests {
+		byClient := c.measure(t, clients, servers)
+		got := byClient[0]
+		if i == 0 {
+			t.Log(tableHead(servers, clients))
 		}
-		t.Logf("| %-18s | %10s | %10s | %10s | %7.2f | %6s | %s", c.name, c.format(figures[0]), c.format(figures[1]), c.format(figures[2]), ahead, c.target(), other)
+		ahead, other := c.ahead(got), ""
+		if len(byClient) > 1 {
+			theirs := c.ahead(byClient[1])
+			other = fmt.Sprintf(" %7.2f | %+5.0f%% |", theirs, 100*(ahead/theirs-1))
+		}
+		row, cost := fmt.Sprintf("| %-17s |", c.name), fmt.Sprintf("| %-17s |", c.name)
+		for _, m := range got {
+			row += fmt.Sprintf(" %10s |", c.format(m.figure))
+			cost += fmt.Sprintf(" %10s |", c.formatCost(m.cost))
+		}
+		t.Logf("%s %7.2f | %6s |%s", row, ahead, c.target(), other)
+		costs = append(costs, cost)
 		if *targets && ahead < c.least {
 			t.Errorf("%s: ahead of NFS-Ganesha by %.2f, the target is %.1f", c.name, ahead, c.least)
 		}
 	}
+	t.Log("processor time of the server a call:")
+	for _, row := range costs {
+		t.Log(row)
+	}
 }
 
-func otherLoadHead() string {
-	if *otherLoad == "" {
-		return ""
+func tableHead(servers []*contestant, clients [][]string) string {
+	head := fmt.Sprintf("| %-17s |", "")
+	for _, s := range servers {
+		head += fmt.Sprintf(" %10s |", s.name)
 	}
-	return fmt.Sprintf("by %s | differ |", filepath.Base(*otherLoad))
+	head += "   ahead | target |"
+	if len(clients) > 1 {
+		head += fmt.Sprintf(" ahead by %s | differ |", filepath.Base(clients[1][0]))
+	}
+	return head
 }
 
 // ahead says by what our figure is better than NFS-Ganesha's.
-func (c contest) ahead(figures []float64) float64 {
+func (c contest) ahead(got []measured) float64 {
 	if c.figure == "seconds" {
-		return figures[1] / figures[0]
+		return got[1].figure / got[0].figure
 	}
-	return figures[0] / figures[1]
+	return got[0].figure / got[1].figure
 }
 
-// measure returns, for each client, the median figure of each server; 0 for one that cannot do it. The clients take turns too.
-func (c contest) measure(t *testing.T, clients [][]string, servers []*contestant) (medians [][]float64) {
+// measure returns, for each client, the medians of each server; nothing for one that cannot do it. The clients take turns too.
+func (c contest) measure(t *testing.T, clients [][]string, servers []*contestant) (medians [][]measured) {
 	rounds, seconds := 1, "0.1"
 	if *targets {
 		rounds, seconds = 3, "1"
 	}
-	got := make([][][]float64, len(clients)) // by client, server and round
+	args := strings.Fields(strings.ReplaceAll(c.args, "SECONDS", seconds))
+	got := make([][][]measured, len(clients)) // by client, server and round
 	for i := range got {
-		got[i] = make([][]float64, len(servers))
+		got[i] = make([][]measured, len(servers))
 	}
 	failed := map[*contestant]bool{}
 	for range rounds {
 		for i, s := range servers {
 			s.proc.signal(t, syscall.SIGCONT)
 			for k, client := range clients {
-				figure := 0.0
-				if !failed[s] {
-					argv := slices.Concat(client, []string{s.url}, strings.Fields(strings.ReplaceAll(c.args, "SECONDS", seconds)))
-					r, err := run(nil, contestLimit, nil, argv...)
-					if failed[s] = err != nil || r.Code != 0; !failed[s] {
-						figure = keyed(r.Stdout, c.figure)
-					} else if i == 0 {
-						t.Errorf("%s of %s: %v %v", c.name, s.name, r, err)
+				var m measured
+				if !failed[s] && !(s.treeless && c.figure == "seconds") {
+					var err error
+					m, err = c.once(t, client, s, args)
+					if failed[s] = err != nil; err != nil && i == 0 {
+						t.Errorf("%s of %s: %v", c.name, s.name, err)
 					}
 				}
-				got[k][i] = append(got[k][i], figure)
+				got[k][i] = append(got[k][i], m)
 			}
 			s.proc.signal(t, syscall.SIGSTOP)
 		}
 	}
 	for _, byServer := range got {
-		m := make([]float64, len(servers))
-		for i, figures := range byServer {
-			slices.Sort(figures)
-			m[i] = figures[len(figures)/2]
+		m := make([]measured, len(servers))
+		for i, rounds := range byServer {
+			slices.SortFunc(rounds, func(a, b measured) int { return cmp.Compare(a.figure, b.figure) })
+			m[i] = rounds[len(rounds)/2]
 		}
 		medians = append(medians, m)
 	}
 	return medians
+}
+
+// once measures one server by one client.
+func (c contest) once(t *testing.T, client []string, s *contestant, args []string) (m measured, err error) {
+	t.Helper()
+	before := processorTimeOf(t, s.proc)
+	r, err := run(nil, contestLimit, nil, slices.Concat(client, []string{s.url}, args)...)
+	if err == nil && r.Code != 0 {
+		err = fmt.Errorf("%v", r)
+	}
+	if err != nil {
+		return m, err
+	}
+	after := processorTimeOf(t, s.proc)
+	m.figure = keyed(r.Stdout, c.figure)
+	if calls := keyed(r.Stdout, "calls"); calls > 0 {
+		m.cost = time.Duration(float64(after.user+after.system-before.user-before.system) / calls)
+	}
+	return m, nil
 }
 
 // keyed returns the number of key in a line of key=value.
@@ -159,13 +204,20 @@ func keyed(line, key string) float64 {
 func (c contest) format(figure float64) string {
 	switch {
 	case figure == 0:
-		return "fails"
+		return "none"
 	case c.figure == "seconds":
 		return fmt.Sprintf("%.3f s", figure)
 	case c.figure == "MB_per_s":
 		return fmt.Sprintf("%.2f GB/s", figure/1000)
 	}
 	return fmt.Sprintf("%.0fk/s", figure/1000)
+}
+
+func (c contest) formatCost(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f us", float64(d.Nanoseconds())/1000)
 }
 
 func (c contest) target() string {
@@ -193,7 +245,7 @@ func benchOurs(t *testing.T, source string) *contestant {
 	t.Helper()
 	m := StartMaster(t, MasterConfig{Sources: []string{"www=" + source}, Flags: []string{"--insecure"}})
 	m.WaitGeneration("www", 1)
-	return &contestant{"nfs-fleet", benchURL("www", m.NFS, m.NFS), m.proc}
+	return &contestant{name: "nfs-fleet", url: benchURL("www", m.NFS, m.NFS), proc: m.proc}
 }
 
 // benchGanesha starts Debian's NFS-Ganesha on a directory. It wants an rpcbind to be there, and its directories.
@@ -215,14 +267,22 @@ LOG { Default_Log_Level = CRIT; }
 `, port(ports[0]), port(ports[1]), source)
 	writeFile(t, dir+"/conf", conf)
 	p := start(t, "ganesha", nil, &procLog{}, []string{"ganesha.nfsd", "-F", "-L", dir + "/log", "-f", dir + "/conf", "-p", dir + "/pid"}, nil)
-	return &contestant{"Ganesha", benchURL(source, ports[0], ports[1]), p}
+	return &contestant{name: "Ganesha", url: benchURL(source, ports[0], ports[1]), proc: p}
 }
 
 func benchGoNFS(t *testing.T, source string) *contestant {
 	t.Helper()
 	addr := freePorts(t, 1)[0]
 	p := start(t, "go-nfs", nil, &procLog{}, []string{buildTool(t, "./load/gonfs"), addr, source}, nil)
-	return &contestant{"go-nfs", benchURL("/", addr, addr), p}
+	return &contestant{name: "go-nfs", url: benchURL("/", addr, addr), proc: p}
+}
+
+// benchBare answers from memory: what the rest costs that is no server's.
+func benchBare(t *testing.T) *contestant {
+	t.Helper()
+	addr := freePorts(t, 1)[0]
+	p := start(t, "bare", nil, &procLog{}, []string{buildTool(t, "./load/bare"), addr}, nil)
+	return &contestant{name: "bare loop", url: benchURL("/", addr, addr), proc: p, treeless: true}
 }
 
 // benchMachine says what was measured on what.

@@ -51,7 +51,7 @@ type Result struct {
 // String is one line of key=value.
 func (r Result) String() string {
 	s := r.Took.Seconds()
-	return fmt.Sprintf("calls=%d seconds=%.3f calls_per_s=%.0f MB_per_s=%.1f p50_us=%d p99_us=%d max_us=%d entries=%d files=%d errors=%d",
+	return fmt.Sprintf("calls=%d seconds=%.5f calls_per_s=%.0f MB_per_s=%.1f p50_us=%d p99_us=%d max_us=%d entries=%d files=%d errors=%d",
 		r.Calls, s, float64(r.Calls)/s, float64(r.Bytes)/s/1e6, r.P50.Microseconds(), r.P99.Microseconds(), r.Max.Microseconds(),
 		r.Entries, r.Files, r.Errors)
 }
