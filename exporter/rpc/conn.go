@@ -44,7 +44,7 @@ type Conn struct {
 	turn          atomic.Uint32
 	ended         atomic.Bool   // the peer seems to have sent its last
 	back          chan struct{} // the loop gives the connection back
-	kick          chan struct{} // holds a token when stopping
+	kick          chan struct{} // holds a token when stopping or cut
 	heard         atomic.Int64  // when the loop last answered, in Unix nanoseconds
 	idle          *time.Timer
 	onReadableNow func(fd uintptr) bool
@@ -83,10 +83,21 @@ func (c *Conn) Stop() {
 	if c.release != nil {
 		c.release()
 	}
+	c.wake()
+}
+
+// wake makes the connection's goroutine go on if it has left the connection to the loop.
+func (c *Conn) wake() {
 	select {
 	case c.kick <- struct{}{}:
 	default:
 	}
+}
+
+// cut closes the connection under whatever it is about. epoll tells nothing of a socket that this process has closed.
+func (c *Conn) cut() {
+	c.nc.Close()
+	c.wake()
 }
 
 // nearBuffer is how many bytes may be on their way to a peer on this machine. What is more falls out of the processor's cache
@@ -256,7 +267,7 @@ func (c *Conn) write(b []byte, now time.Time) error {
 	}
 	if err != nil {
 		c.torn = err
-		c.nc.Close()
+		c.cut()
 	}
 	return err
 }

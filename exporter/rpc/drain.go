@@ -58,7 +58,7 @@ func (s *Server) end(ctx context.Context, conns []*Conn) error {
 		select {
 		case <-ctx.Done():
 			for _, c := range left {
-				c.nc.Close()
+				c.cut()
 			}
 			return ctx.Err()
 		case <-gone:

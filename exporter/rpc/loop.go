@@ -94,7 +94,7 @@ func (l *loop) join(c *Conn) (ok bool) {
 	if c.raw == nil || !l.allot(c) {
 		return false
 	}
-	if err := l.control(c, unix.EPOLL_CTL_ADD, 0); err != nil {
+	if err := l.control(c, unix.EPOLL_CTL_ADD, unix.EPOLLET); err != nil {
 		l.leave(c)
 		return false
 	}
@@ -122,12 +122,13 @@ func (l *loop) leave(c *Conn) {
 	l.free = append(l.free, c.place)
 }
 
-// watch has epoll tell of what c's peer sends, from now on and what is there already, or stop telling.
+// watch has epoll tell of what c's peer sends, from now on and what is there already, or stop telling. That a connection is
+// broken it tells all the same, but once: whoever has the connection may not look at it for seconds.
 func (l *loop) watch(c *Conn, on bool) error {
 	if on {
 		return l.control(c, unix.EPOLL_CTL_MOD, unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLET)
 	}
-	return l.control(c, unix.EPOLL_CTL_MOD, 0)
+	return l.control(c, unix.EPOLL_CTL_MOD, unix.EPOLLET)
 }
 
 func (l *loop) control(c *Conn, op int, events uint32) error {

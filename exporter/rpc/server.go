@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -57,6 +58,8 @@ type Server struct {
 
 	mu        sync.Mutex // guards what follows
 	conns     map[*Conn]net.Listener
+	holds     map[netip.Addr]int // how many of conns an origin has; see admit.go
+	barren    time.Time          // until then no connection makes room for having been silent
 	listeners map[net.Listener]struct{}
 	gone      chan struct{} // closed, and made anew, when a connection has gone
 }
@@ -65,7 +68,7 @@ type Server struct {
 func New(c Config) *Server {
 	c = c.withDefaults()
 	return &Server{responder: responder{programs: c.Programs, log: c.Log}, cfg: c,
-		conns: make(map[*Conn]net.Listener), listeners: make(map[net.Listener]struct{}), gone: make(chan struct{})}
+		conns: make(map[*Conn]net.Listener), holds: make(map[netip.Addr]int), listeners: make(map[net.Listener]struct{}), gone: make(chan struct{})}
 }
 
 // Stats returns the present figures.
@@ -149,36 +152,11 @@ func isTemporary(err error) bool {
 	return errors.As(err, &t) && t.Temporary()
 }
 
-// admit counts c in. When there are too many, one that has never made a call makes room, if it has had a second for it.
-func (s *Server) admit(c *Conn, l net.Listener) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.listeners[l]; !ok {
-		return false
-	}
-	if len(s.conns) >= s.cfg.MaxConns {
-		var silent *Conn
-		for o := range s.conns {
-			if !o.spoken.Load() && c.since.Sub(o.since) > time.Second && (silent == nil || o.since.Before(silent.since)) {
-				silent = o
-			}
-		}
-		if silent == nil {
-			return false
-		}
-		s.stats.refuse.Add(1)
-		delete(s.conns, silent)
-		silent.nc.Close()
-	}
-	s.conns[c] = l
-	return true
-}
-
 // run serves one connection.
 func (s *Server) run(ctx context.Context, c *Conn) {
 	defer func() {
 		s.mu.Lock()
-		delete(s.conns, c)
+		s.forget(c)
 		close(s.gone)
 		s.gone = make(chan struct{})
 		s.mu.Unlock()
