@@ -59,13 +59,13 @@ type Entry struct {
 
 // Null calls the procedure that does nothing.
 func (c *Conn) Null() error {
-	_, err := c.call(programNFS, 0, nil)
+	_, err := c.call(ProgramNFS, 0, nil)
 	return err
 }
 
 // Mount asks for the handle of path, as "/www".
 func (c *Conn) Mount(path string) (Handle, error) {
-	r, err := c.call(programMount, 1, appendOpaque(nil, []byte(path)))
+	r, err := c.call(ProgramMount, 1, AppendOpaque(nil, []byte(path)))
 	if err != nil {
 		return "", err
 	}
@@ -77,7 +77,7 @@ func (c *Conn) Mount(path string) (Handle, error) {
 
 // nfs makes one NFS call and takes its status off the results.
 func (c *Conn) nfs(what string, procedure uint32, args []byte) (*reply, error) {
-	r, err := c.call(programNFS, procedure, args)
+	r, err := c.call(ProgramNFS, procedure, args)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
@@ -89,7 +89,7 @@ func (c *Conn) nfs(what string, procedure uint32, args []byte) (*reply, error) {
 
 // GetAttr returns a file's attributes.
 func (c *Conn) GetAttr(h Handle) (Attr, error) {
-	r, err := c.nfs("getattr", 1, appendOpaque(nil, []byte(h)))
+	r, err := c.nfs("getattr", 1, AppendOpaque(nil, []byte(h)))
 	if err != nil {
 		return Attr{}, err
 	}
@@ -99,7 +99,7 @@ func (c *Conn) GetAttr(h Handle) (Attr, error) {
 
 // Lookup finds a name in a directory.
 func (c *Conn) Lookup(dir Handle, name string) (Handle, Attr, error) {
-	r, err := c.nfs("lookup "+name, 3, appendOpaque(appendOpaque(nil, []byte(dir)), []byte(name)))
+	r, err := c.nfs("lookup "+name, 3, AppendOpaque(AppendOpaque(nil, []byte(dir)), []byte(name)))
 	if err != nil {
 		return "", Attr{}, err
 	}
@@ -110,8 +110,8 @@ func (c *Conn) Lookup(dir Handle, name string) (Handle, Attr, error) {
 
 // Read reads up to count bytes at off. The bytes are the caller's.
 func (c *Conn) Read(h Handle, off uint64, count uint32) (data []byte, eof bool, err error) {
-	args := appendOpaque(nil, []byte(h))
-	args = appendU32(binary.BigEndian.AppendUint64(args, off), count)
+	args := AppendOpaque(nil, []byte(h))
+	args = AppendU32(binary.BigEndian.AppendUint64(args, off), count)
 	r, err := c.nfs("read", 6, args)
 	if err != nil {
 		return nil, false, err
@@ -128,8 +128,8 @@ func (c *Conn) Read(h Handle, off uint64, count uint32) (data []byte, eof bool, 
 
 // ReadDirPlus returns the part of a directory that follows cookie (0: its beginning) in one reply, "." and ".." left out.
 func (c *Conn) ReadDirPlus(dir Handle, cookie uint64, max uint32) (entries []Entry, eof bool, err error) {
-	args := binary.BigEndian.AppendUint64(appendOpaque(nil, []byte(dir)), cookie)
-	args = appendU32(append(args, make([]byte, 8)...), max, max)
+	args := binary.BigEndian.AppendUint64(AppendOpaque(nil, []byte(dir)), cookie)
+	args = AppendU32(append(args, make([]byte, 8)...), max, max)
 	r, err := c.nfs("readdirplus", 17, args)
 	if err != nil {
 		return nil, false, err

@@ -13,8 +13,9 @@ import (
 
 // Programs, with the one version that is spoken.
 const (
-	programNFS   = 100003
-	programMount = 100005
+	ProgramNFS   = 100003
+	ProgramMount = 100005
+	ProgramHello = 0x2F1EE702 // of which there is version 1 only
 	version      = 3
 )
 
@@ -53,16 +54,7 @@ func (c *Conn) Close() { c.conn.Close() }
 func (c *Conn) call(program, procedure uint32, args []byte) (*reply, error) {
 	c.xid++
 	c.conn.SetDeadline(time.Now().Add(c.limit))
-	b := make([]byte, 4, 128+len(args))
-	b = appendU32(b, c.xid, 0, 2, program, version, procedure)
-	cred := appendU32(nil, 0)
-	cred = appendOpaque(cred, []byte("e2e"))
-	cred = appendU32(cred, 0, 0, 0) // root, without more groups
-	b = appendU32(b, 1)
-	b = appendOpaque(b, cred)
-	b = appendU32(b, 0, 0)
-	b = append(b, args...)
-	binary.BigEndian.PutUint32(b, 1<<31|uint32(len(b)-4))
+	b := AppendCall(make([]byte, 0, 128+len(args)), Call{XID: c.xid, Program: program, Version: version, Procedure: procedure, Args: args})
 	if _, err := c.conn.Write(b); err != nil {
 		return nil, fmt.Errorf("nfs: send: %w", err)
 	}
@@ -82,6 +74,27 @@ func (c *Conn) call(program, procedure uint32, args []byte) (*reply, error) {
 		return nil, fmt.Errorf("%w: accept status %d, %v", ErrProtocol, accepted, r.err)
 	}
 	return r, nil
+}
+
+// Call is a call as it goes over the wire. The credential is root's.
+type Call struct {
+	XID, Program, Version, Procedure uint32
+	Args                             []byte
+}
+
+// AppendCall appends the record of a call, in one fragment.
+func AppendCall(b []byte, c Call) []byte {
+	at := len(b)
+	b = AppendU32(b, 0, c.XID, 0, 2, c.Program, c.Version, c.Procedure)
+	cred := AppendU32(nil, 0)
+	cred = AppendOpaque(cred, []byte("e2e"))
+	cred = AppendU32(cred, 0, 0, 0) // without more groups
+	b = AppendU32(b, 1)
+	b = AppendOpaque(b, cred)
+	b = AppendU32(b, 0, 0)
+	b = append(b, c.Args...)
+	binary.BigEndian.PutUint32(b[at:], 1<<31|uint32(len(b)-at-4))
+	return b
 }
 
 // receive reads one record into buf.

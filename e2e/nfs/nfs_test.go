@@ -27,7 +27,7 @@ func peer(t *testing.T, fragment int, answers ...[]byte) *Conn {
 			if _, err := io.ReadFull(there, call); err != nil {
 				return
 			}
-			reply := append(append([]byte{}, call[:4]...), appendU32(nil, 1, 0, 0, 0, 0)...)
+			reply := append(append([]byte{}, call[:4]...), AppendU32(nil, 1, 0, 0, 0, 0)...)
 			reply = append(reply, a...)
 			for len(reply) > 0 {
 				n := min(fragment, len(reply))
@@ -35,7 +35,7 @@ func peer(t *testing.T, fragment int, answers ...[]byte) *Conn {
 				if n == len(reply) {
 					last = 1 << 31
 				}
-				there.Write(append(appendU32(nil, last|uint32(n)), reply[:n]...))
+				there.Write(append(AppendU32(nil, last|uint32(n)), reply[:n]...))
 				reply = reply[n:]
 			}
 		}
@@ -51,32 +51,32 @@ func peer(t *testing.T, fragment int, answers ...[]byte) *Conn {
 
 // attributes of a file, or of a directory.
 func attributes(kind uint32) []byte {
-	b := appendU32(nil, kind, 0o644, 2, 0, 0)
+	b := AppendU32(nil, kind, 0o644, 2, 0, 0)
 	for _, v := range []uint64{1000, 4096, 0, 77, 42} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
-	return appendU32(b, 1, 1, 2, 20, 3, 30)
+	return AppendU32(b, 1, 1, 2, 20, 3, 30)
 }
 
 func TestCalls(t *testing.T) {
-	read := append(appendU32(nil, 0, 1), attributes(Reg)...)
-	read = appendOpaque(appendU32(read, 5, 1), []byte("bytes"))
-	list := append(appendU32(nil, 0, 1), attributes(Dir)...)
+	read := append(AppendU32(nil, 0, 1), attributes(Reg)...)
+	read = AppendOpaque(AppendU32(read, 5, 1), []byte("bytes"))
+	list := append(AppendU32(nil, 0, 1), attributes(Dir)...)
 	list = append(list, make([]byte, 8)...)
 	for i, name := range []string{".", "file", "bare"} {
-		list = binary.BigEndian.AppendUint64(appendU32(list, 1), uint64(100+i))
-		list = binary.BigEndian.AppendUint64(appendOpaque(list, []byte(name)), uint64(i+1))
+		list = binary.BigEndian.AppendUint64(AppendU32(list, 1), uint64(100+i))
+		list = binary.BigEndian.AppendUint64(AppendOpaque(list, []byte(name)), uint64(i+1))
 		if name == "bare" {
-			list = appendU32(list, 0, 0)
+			list = AppendU32(list, 0, 0)
 		} else {
-			list = append(append(appendU32(list, 1), attributes(Reg)...), appendOpaque(appendU32(nil, 1), []byte("handle"))...)
+			list = append(append(AppendU32(list, 1), attributes(Reg)...), AppendOpaque(AppendU32(nil, 1), []byte("handle"))...)
 		}
 	}
-	list = appendU32(list, 0, 1)
-	lookup := append(appendOpaque(appendU32(nil, 0), []byte("handle")), appendU32(nil, 1)...)
+	list = AppendU32(list, 0, 1)
+	lookup := append(AppendOpaque(AppendU32(nil, 0), []byte("handle")), AppendU32(nil, 1)...)
 	lookup = append(lookup, attributes(Reg)...)
-	c := peer(t, 7, nil, appendOpaque(appendU32(nil, 0), []byte("root")), append(appendU32(nil, 0), attributes(Reg)...), lookup, read, list,
-		appendU32(nil, 70), appendU32(nil, 13), appendU32(nil, 0, 1))
+	c := peer(t, 7, nil, AppendOpaque(AppendU32(nil, 0), []byte("root")), append(AppendU32(nil, 0), attributes(Reg)...), lookup, read, list,
+		AppendU32(nil, 70), AppendU32(nil, 13), AppendU32(nil, 0, 1))
 	if err := c.Null(); err != nil {
 		t.Error(err)
 	}
@@ -114,7 +114,7 @@ func TestCalls(t *testing.T) {
 
 // Whatever a reply holds, it is an error or an answer, and takes no more memory than it has bytes.
 func FuzzReply(f *testing.F) {
-	f.Add(append(appendU32(nil, 1), attributes(Reg)...))
+	f.Add(append(AppendU32(nil, 1), attributes(Reg)...))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := &reply{b: b}

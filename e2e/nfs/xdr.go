@@ -54,13 +54,15 @@ func (r *reply) opaque() []byte {
 	return b
 }
 
-func appendOpaque(b, data []byte) []byte {
+// AppendOpaque appends bytes with their length before and padding behind them.
+func AppendOpaque(b, data []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(len(data)))
 	b = append(b, data...)
 	return append(b, make([]byte, -len(data)&3)...)
 }
 
-func appendU32(b []byte, values ...uint32) []byte {
+// AppendU32 appends unsigned integers.
+func AppendU32(b []byte, values ...uint32) []byte {
 	for _, v := range values {
 		b = binary.BigEndian.AppendUint32(b, v)
 	}
