@@ -75,7 +75,7 @@ const (
 const stopTime = 3 * time.Second
 
 // checkTime is how long a new program may take to say that it works. A worker that ends meanwhile waits for it.
-const checkTime = 5 * time.Second
+const checkTime = 20 * time.Second
 
 // New returns a keeper with the files that the keeper had that this process was before.
 func New(cfg Config) *Keeper {
