@@ -166,6 +166,14 @@ func TestAgent(t *testing.T) {
 	if k, _ := s.agentProcesses(); k != keeper {
 		t.Errorf("the keeper was %d and is %d", keeper, k)
 	}
+
+	_, worker = s.agentProcesses()
+	s.Must("kill", "-9", fmt.Sprint(keeper))
+	s.awaitAgent(worker)
+	look("the agent's keeper is killed")
+	if keeper, _ = s.agentProcesses(); keeper != worker {
+		t.Errorf("the keeper is %d, and its worker was %d: nobody has taken its place", keeper, worker)
+	}
 	if after := s.Must("grep", "_nfs", "/proc/self/mountinfo"); after != before {
 		t.Errorf("mounts changed:\n%s%s", before, after)
 	}

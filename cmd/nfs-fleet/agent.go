@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -31,6 +32,9 @@ const (
 	lockFile = "agent.lock"
 	logFile  = "agent.log"
 )
+
+// keptFlag is the last argument of a keeper's worker.
+const keptFlag = "--kept"
 
 // maxHeld is how many files are held for the agent's worker: its listeners, and the lock.
 const maxHeld = 2 * slave.MaxRoutes
@@ -64,8 +68,8 @@ func (a *app) agentCommand() *cobra.Command {
 	f.StringVar(&s.log.Level, "log-level", s.log.Level, "`level`: trace, debug, info, warn or error")
 	f.StringVar(&s.log.Format, "log-format", s.log.Format, "`format`: console or json")
 	f.BoolVar(&s.Insecure, "insecure", false, "let any user of this host read through the relay, and use any port towards masters, which must allow it")
-	f.BoolVar(&s.kept, "kept", false, "this is the worker of a keeper")
-	f.MarkHidden("kept") //nolint:errcheck // it is there
+	f.BoolVar(&s.kept, keptFlag[2:], false, "this is the worker of a keeper")
+	f.MarkHidden(keptFlag[2:]) //nolint:errcheck // it is there
 	f.SortFlags = false
 	return cmd
 }
@@ -88,31 +92,54 @@ func (a *app) runAgent(ctx context.Context, s agentSettings) error {
 
 // runWorker is the agent itself.
 func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.Signal) error {
-	s.Store, s.Files = fdstore.Inherit()
+	var inherited []fdstore.File
+	s.Store, inherited = fdstore.Inherit()
+	if s.kept {
+		signal.Ignore(syscall.SIGPIPE) // what it writes to may be its keeper's, and it outlives that
+	}
 	s.Logger = limited(a.logger(s.log))
-	unlock, files, err := takeLock(s.RunDir, s.Files)
+	lock, life, files, err := sort(s.RunDir, inherited)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	s.Files = files
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	agent := slave.New(s.Config)
 	done := make(chan error, 1)
 	go func() { done <- agent.Run(ctx) }()
-	unused := make(chan error, 1)
+	unused, orphaned := make(chan error, 1), make(chan error, 1)
+	if life != nil {
+		go func() { defer life.Close(); orphaned <- keeper.Orphaned(ctx, life) }()
+	}
+	stopping := false
 	for {
 		select {
 		case err := <-done:
 			return err
 		case <-unused:
 			cancel()
+		case err := <-orphaned:
+			if err != nil || stopping {
+				continue
+			}
+			k, err := a.heir(s, agent, lock)
+			if err != nil {
+				s.Logger.Error().Err(err).Msg("the keeper was killed, and there is no other: nobody starts this agent again")
+				continue
+			}
+			cancel()
+			if err := <-done; err != nil {
+				s.Logger.Warn().Err(err).Msg("ending to become the keeper")
+			}
+			return k.Become()
 		case sig := <-signals:
 			switch {
 			case sig == syscall.SIGHUP: // there is nothing to read again
 			case sig == syscall.SIGTERM && s.kept:
 				s.Logger.Info().Msg("told to stop: waiting until nothing is mounted any more")
+				stopping = true
 				go func() { unused <- agent.Unused(ctx) }()
 			default:
 				s.Store.Notify("STOPPING=1") //nolint:errcheck // it is heard of anyhow
@@ -122,23 +149,38 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 	}
 }
 
-// takeLock makes sure that one agent runs: by the lock that the keeper holds for its worker, or by its own.
-func takeLock(dir string, files []fdstore.File) (unlock func(), rest []fdstore.File, err error) {
-	for _, f := range files {
-		if f.Name == lockFile {
-			unlock = func() { f.Close() }
-			continue
-		}
-		rest = append(rest, f)
-	}
-	if unlock != nil {
-		return unlock, rest, nil
-	}
-	f, err := lock(dir)
+// heir returns the keeper that this worker is to become, because its own is gone: it holds what the next worker needs.
+func (a *app) heir(s agentSettings, agent *slave.Agent, lock *os.File) (*keeper.Keeper, error) {
+	k, err := newKeeper(s, s.Logger, io.Discard, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return func() { f.Close() }, rest, nil
+	if err := k.Check(); err != nil {
+		return nil, err
+	}
+	if err := k.Hold(lockFile, lock); err != nil {
+		return nil, err
+	}
+	return k, agent.Listeners(func(name string, ln syscall.Conn) error { return k.Hold(name, ln) })
+}
+
+// sort finds among what was handed on the lock, which makes sure that one agent runs, and is taken if it is not there; and the
+// keeper's life, nil without a keeper that hands it on.
+func sort(dir string, files []fdstore.File) (held, life *os.File, rest []fdstore.File, err error) {
+	for _, f := range files {
+		switch {
+		case f.Name == lockFile && held == nil:
+			held = f.File
+		case f.Name == keeper.Life && life == nil:
+			life = f.File
+		default:
+			rest = append(rest, f)
+		}
+	}
+	if held == nil {
+		held, err = lock(dir)
+	}
+	return held, life, rest, err
 }
 
 func lock(dir string) (*os.File, error) {
@@ -165,15 +207,11 @@ func (a *app) runKeeper(ctx context.Context, s agentSettings, signals <-chan os.
 		out = rotating
 		a.err = rotating
 	}
-	program, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
-	}
 	log := a.logger(s.log)
-	k := keeper.New(keeper.Config{
-		Program: program, Args: append(append([]string{}, os.Args[1:]...), "--kept"), Self: os.Args, Check: []string{"version"},
-		Dir: s.RunDir, MaxFDs: maxHeld, Signals: signals, Output: out, Logger: log,
-	})
+	k, err := newKeeper(s, log, out, signals)
+	if err != nil {
+		return err
+	}
 	if !k.Holds(lockFile) {
 		f, err := lock(s.RunDir)
 		if err != nil {
@@ -186,6 +224,22 @@ func (a *app) runKeeper(ctx context.Context, s agentSettings, signals <-chan os.
 	}
 	spare(log)
 	return k.Run(ctx)
+}
+
+// newKeeper returns a keeper of this program and these settings.
+func newKeeper(s agentSettings, log zerolog.Logger, out io.Writer, signals <-chan os.Signal) (*keeper.Keeper, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	self := os.Args
+	if s.kept {
+		self = self[:len(self)-1] // without what the keeper has added
+	}
+	return keeper.New(keeper.Config{
+		Program: program, Args: append(slices.Clone(self[1:]), keptFlag), Self: self, Check: []string{"version"},
+		Dir: s.RunDir, MaxFDs: maxHeld, Signals: signals, Output: out, Logger: log,
+	}), nil
 }
 
 // spare asks the kernel, and a sysvinit that stops the machine, not to end this process among the first: all that is mounted

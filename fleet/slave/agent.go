@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -270,6 +271,21 @@ func (a *Agent) listener(k key, port, had uint16) (*net.TCPListener, error) {
 		a.cfg.Logger.Error().Err(err).Msg("cannot hand the listener on")
 	}
 	return ln, nil
+}
+
+// Listeners calls fn with every listener and its name, under which the next agent looks for it, until fn fails.
+func (a *Agent) Listeners(fn func(name string, ln syscall.Conn) error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.routes {
+		if r.listener == nil {
+			continue
+		}
+		if err := fn(fdName(portOf(r.listener)), r.listener); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // taken says whether a port is another name's.

@@ -9,8 +9,8 @@
 //	SIGINT    the worker is told to end at once (SIGINT), then killed
 //	SIGHUP    the worker ends, and the keeper becomes the program that its path names now, with the same process id and files
 //
-// A worker that ends by itself is started again: at once at first, and ever more slowly while it fails. A worker whose keeper
-// was killed goes on.
+// A worker that ends by itself is started again: at once at first, and ever more slowly while it fails. A worker learns that its
+// keeper was killed (Orphaned), and becomes the next one (Become), which starts a worker in turn.
 package keeper
 
 import (
@@ -52,6 +52,7 @@ type Keeper struct {
 	files    *files
 	messages chan fdstore.Message
 	socket   string
+	life     *os.File // which every worker gets, as Life; its other end is closed with this process
 	pace     pace
 	ended    chan error // of the worker
 	worker   *exec.Cmd  // nil: it does not run
@@ -87,10 +88,16 @@ func (k *Keeper) Holds(name string) bool {
 	return slices.ContainsFunc(k.files.all, func(h held) bool { return h.name == name })
 }
 
-// Hold takes a file over, which every worker gets. It is called before Run.
-func (k *Keeper) Hold(name string, f *os.File) error {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+// Hold takes a file over, which every worker gets. It is called before Run. The file stays open here, too.
+func (k *Keeper) Hold(name string, f syscall.Conn) error {
+	raw, err := f.SyscallConn()
 	if err != nil {
+		return fmt.Errorf("hold %s: %w", name, err)
+	}
+	var fd int
+	var failed error
+	err = raw.Control(func(from uintptr) { fd, failed = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 3) })
+	if err = errors.Join(err, failed); err != nil {
 		return fmt.Errorf("hold %s: %w", name, err)
 	}
 	return k.files.add(name, fd)
@@ -99,6 +106,12 @@ func (k *Keeper) Hold(name string, f *os.File) error {
 // Run keeps the worker running until it is told to end.
 func (k *Keeper) Run(ctx context.Context) error {
 	defer k.files.close()
+	life, end, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make the worker's end of this process: %w", err)
+	}
+	k.life = life
+	defer func() { life.Close(); end.Close() }()
 	conn, err := k.listen()
 	if err != nil {
 		return err
@@ -192,7 +205,7 @@ func (k *Keeper) heed(m fdstore.Message) {
 func (k *Keeper) start() error {
 	fds, names := k.files.list()
 	cmd := exec.Command(k.cfg.Program, k.cfg.Args...)
-	cmd.Env = append(os.Environ(), fdstore.Environment(k.socket, names)...)
+	cmd.Env = append(os.Environ(), fdstore.Environment(k.socket, append(names, Life))...)
 	cmd.Stderr = k.cfg.Output
 	cmd.Dir = "/"
 	for _, fd := range fds {
@@ -203,6 +216,7 @@ func (k *Keeper) start() error {
 		defer f.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, k.life)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -223,10 +237,8 @@ func (k *Keeper) signalled(sig os.Signal) {
 		if k.goal != keepOn {
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), checkTime)
-		defer cancel()
-		if out, err := exec.CommandContext(ctx, k.cfg.Program, k.cfg.Check...).CombinedOutput(); err != nil {
-			k.cfg.Logger.Error().Err(err).Bytes("output", out[:min(len(out), 500)]).Msg("the new program does not work: staying with the old one")
+		if err := k.Check(); err != nil {
+			k.cfg.Logger.Error().Err(err).Msg("the new program does not work: staying with the old one")
 			return
 		}
 		k.goal = become
@@ -259,7 +271,7 @@ func (k *Keeper) after(ctx context.Context, err error, start *time.Timer) (done 
 	case k.goal == become:
 		k.goal = keepOn
 		k.cfg.Logger.Info().Str("program", k.cfg.Program).Msg("changing to the new program")
-		err = k.become()
+		err = k.Become()
 		k.cfg.Logger.Error().Err(err).Msg("cannot change to the new program: staying with the old one")
 		start.Reset(0)
 		return false, nil
@@ -270,12 +282,4 @@ func (k *Keeper) after(ctx context.Context, err error, start *time.Timer) (done 
 		start.Reset(wait)
 	}
 	return false, nil
-}
-
-// become replaces this program by the one at its path; it returns only when that fails.
-func (k *Keeper) become() error {
-	env, undo := k.files.pass(os.Environ())
-	err := syscall.Exec(k.cfg.Program, k.cfg.Self, env)
-	undo()
-	return err
 }

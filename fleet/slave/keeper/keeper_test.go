@@ -3,6 +3,7 @@ package keeper
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -43,10 +44,7 @@ func TestMain(m *testing.M) {
 func beKeeper() int {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	k := New(Config{
-		Program: os.Args[0], Args: []string{"worker"}, Self: os.Args, Check: []string{"check"},
-		Dir: os.Getenv(envDir), MaxFDs: 4, Signals: signals, Output: os.Stderr, Logger: zerolog.New(os.Stderr),
-	})
+	k := keeperHere(signals)
 	if err := k.Run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -54,16 +52,28 @@ func beKeeper() int {
 	return 0
 }
 
+// keeperHere returns the keeper that this process is, or is to become.
+func keeperHere(signals <-chan os.Signal) *Keeper {
+	return New(Config{
+		Program: os.Args[0], Args: []string{"worker"}, Self: os.Args[:1], Check: []string{"check"},
+		Dir: os.Getenv(envDir), MaxFDs: 4, Signals: signals, Output: os.Stderr, Logger: zerolog.New(os.Stderr),
+	})
+}
+
 // beWorker listens, hands its listener on, and tells who connects its process id. "die" ends it with an error; SIGTERM waits for
 // "done".
 func beWorker() int {
 	store, files := fdstore.Inherit()
 	var ln net.Listener
+	var life *os.File
 	for _, f := range files {
-		if f.Name == "listener" {
+		switch f.Name {
+		case "listener":
 			ln, _ = net.FileListener(f.File)
+			f.Close()
+		case Life:
+			life = f.File
 		}
-		f.Close()
 	}
 	if ln == nil {
 		var err error
@@ -85,6 +95,11 @@ func beWorker() int {
 		<-term
 		<-done
 		os.Exit(0)
+	}()
+	go func() {
+		k := keeperHere(nil)
+		err := errors.Join(Orphaned(context.Background(), life), k.Check(), k.Hold("listener", ln.(*net.TCPListener)))
+		fmt.Fprintln(os.Stderr, "no heir:", errors.Join(err, k.Become()))
 	}()
 	if err := store.Notify("READY=1"); err != nil {
 		return 1
@@ -191,6 +206,30 @@ func TestTheListenerIsNeverAbsent(t *testing.T) {
 	if k.say("hello") == first {
 		t.Error("it is still the first worker")
 	}
+}
+
+// Nobody is left alone: a worker whose keeper is killed becomes the keeper of another worker.
+func TestAKilledKeeperHasAnHeir(t *testing.T) {
+	k := startKeeper(t)
+	heir := k.say("hello")
+	if err := k.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Kill(heir, syscall.SIGINT) }) //nolint:errcheck // it has ended
+	k.await("another worker answers", func() bool { return k.say("hello") != heir })
+	before := k.say("hello")
+	k.say("die")
+	k.await("the heir starts one again", func() bool { pid := k.say("hello"); return pid != before && pid != heir })
+	if err := syscall.Kill(heir, syscall.SIGINT); err != nil {
+		t.Errorf("the heir: %v", err)
+	}
+	k.await("the heir ends with its worker", func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+k.port)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
 }
 
 func TestSIGTERMWaitsForTheWorker(t *testing.T) {

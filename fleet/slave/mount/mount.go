@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +63,7 @@ func Do(ctx context.Context, r Request) error {
 		return err
 	}
 	if m, ok := mounts.Topmost(table, dir); ok && m.Name == r.Spec.Name && filepath.Clean(m.Path) == r.Spec.Path {
-		return fmt.Errorf("%w: %s at %s", ErrMounted, r.Spec, dir)
+		return r.again(ctx, dir)
 	}
 	route, err := r.route(ctx)
 	if err != nil {
@@ -89,6 +90,29 @@ func Do(ctx context.Context, r Request) error {
 	}
 	r.readahead(dir)
 	return nil
+}
+
+// again is for what is mounted already. Nothing is mounted, but whoever asks may do so because reading hangs: an agent is started
+// if none runs, and told again by what to find masters if it finds none.
+func (r Request) again(ctx context.Context, dir string) error {
+	mounted := fmt.Errorf("%w: %s at %s", ErrMounted, r.Spec, dir)
+	status, err := r.Agent.Status(ctx)
+	noAgent := errors.Is(err, control.ErrNoAgent)
+	lost := slices.ContainsFunc(status.Mounts, func(m control.Mount) bool { return m.Dir == dir && m.State == control.Searching })
+	switch {
+	case err != nil && !noAgent:
+		return fmt.Errorf("%w: %w", mounted, err)
+	case err == nil && !lost:
+		return mounted
+	}
+	route, err := r.route(ctx)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", mounted, err)
+	case noAgent:
+		return fmt.Errorf("%w: its agent did not run, and does now: it reads from %s", mounted, route.Master)
+	}
+	return fmt.Errorf("%w: it reads from %s now", mounted, route.Master)
 }
 
 // route asks the agent for the address to mount, and starts one when there is none.

@@ -92,3 +92,76 @@ func TestAnAgentThatEndsAtOnce(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// fakeAgent has one mount, and a way to its masters when it is told a name server.
+type fakeAgent struct {
+	state string
+	wants []control.Want // that it was told
+}
+
+func (a *fakeAgent) Status() control.Status {
+	return control.Status{Mounts: []control.Mount{{Dir: "/srv/www", State: a.state}}}
+}
+
+func (a *fakeAgent) Route(_ context.Context, w control.Want) (control.Route, error) {
+	a.wants = append(a.wants, w)
+	if len(w.DNS) == 0 {
+		return control.Route{}, control.ErrNoMaster
+	}
+	a.state = control.Reading
+	return control.Route{Master: "m1"}, nil
+}
+
+// serve has the agent answer at a socket until the test ends.
+func (a *fakeAgent) serve(t *testing.T, socket string) {
+	ln, err := control.Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- control.Serve(ctx, ln, a) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Mounting again what is mounted fails, but gives a mount that hangs what it needs: an agent, and a way to its masters.
+func TestMountingAgainSeesToTheAgent(t *testing.T) {
+	for name, c := range map[string]struct {
+		runs    bool
+		state   string
+		options string
+		words   string
+		told    int
+	}{
+		"all is well":                   {true, control.Reading, "dns=a", "at /srv/www", 0},
+		"no agent runs":                 {false, control.Searching, "dns=a", "its agent did not run, and does now: it reads from m1", 1},
+		"the agent finds nobody":        {true, control.Searching, "dns=a", "it reads from m1 now", 1},
+		"and is told nothing new":       {true, control.Searching, "", "no master answers", 1},
+		"no agent, and nothing is told": {false, control.Searching, "", "no master answers", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "agent.sock")
+			agent := &fakeAgent{state: c.state}
+			if c.runs {
+				agent.serve(t, socket)
+			}
+			options, err := ParseOptions(c.options, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := Request{
+				Spec: Spec{Name: "_nfs._tcp.x", Path: "/www", text: "_nfs._tcp.x:/www"}, Options: options, Agent: control.NewClient(socket),
+				Start: func(context.Context) error { agent.serve(t, socket); return nil },
+			}
+			err = r.again(t.Context(), "/srv/www")
+			if !errors.Is(err, ErrMounted) || !strings.Contains(err.Error(), c.words) || len(agent.wants) != c.told {
+				t.Errorf("%v, told %+v; want an error with %q, told %d times", err, agent.wants, c.words, c.told)
+			}
+		})
+	}
+}

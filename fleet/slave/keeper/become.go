@@ -1,0 +1,46 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/poll"
+)
+
+// Life is the name of the file by which a worker learns that its keeper is no more.
+const Life = "keeper"
+
+// Orphaned waits until the keeper is gone that handed a file of the name Life on, and returns nil then, or until ctx ends.
+func Orphaned(ctx context.Context, life *os.File) error {
+	p, err := poll.New(life.Fd(), unix.POLLIN) // the end of a pipe is told whatever is asked for
+	if err != nil {
+		return fmt.Errorf("watch the keeper: %w", err)
+	}
+	defer p.Close() //nolint:errcheck // nothing is lost
+	return p.Wait(ctx)
+}
+
+// Check reports whether the program works that this process is to become.
+func (k *Keeper) Check() error {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, k.cfg.Program, k.cfg.Check...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %.500s", k.cfg.Program, err, out)
+	}
+	return nil
+}
+
+// Become replaces this process by the keeper that the program at its path is when it gets Self as its arguments: with the same
+// process id, and the files that are held. It returns only when that fails. A worker that has become an orphan calls it on a
+// keeper of its own that does not Run.
+func (k *Keeper) Become() error {
+	env, undo := k.files.pass(os.Environ())
+	err := syscall.Exec(k.cfg.Program, k.cfg.Self, env)
+	undo()
+	return fmt.Errorf("become %s: %w", k.cfg.Program, err)
+}
