@@ -28,7 +28,7 @@ const (
 	echoBytes   = 1 // an opaque, returned
 	echoLater   = 2 // as echoBytes, postponed until let
 	echoPanic   = 3
-	echoLarge   = 4 // a size: so many bytes, as an opaque
+	echoLarge   = 4 // a size, of 1 MiB at the most: so many bytes, as an opaque
 	echoClose   = 5
 	echoDrop    = 6
 	echoFail    = 7 // an error that no program should return
@@ -69,7 +69,7 @@ func (e *echo) Append(ctx context.Context, c *Call, dst []byte) ([]byte, error) 
 	case echoPanic:
 		panic(e.panics)
 	case echoLarge:
-		n := int(d.Uint32())
+		n := int(min(d.Uint32(), 1<<20))
 		if err := d.Err(); err != nil {
 			return nil, err
 		}
