@@ -105,7 +105,7 @@ func (d *Direct) perform(ctx context.Context, aims *aims, to netip.AddrPort, tur
 	}
 	breaker, breakErr := d.cfg.Kernel.choose()
 	c := newChange(to, urgent, breaker != nil && breaker.First(), time.Now())
-	cuts := cuts{breaker: breaker, released: make(map[netip.AddrPort]func() error)}
+	cuts := cuts{breaker: breaker, caught: make(releases), broken: make(releases)}
 	defer func() {
 		if err := cuts.release(); err != nil {
 			d.cfg.Logger.Error().Err(err).Msg("cannot undo what broke connections to a silent master")
@@ -127,24 +127,14 @@ func (d *Direct) perform(ctx context.Context, aims *aims, to netip.AddrPort, tur
 		case time.Since(c.began) >= changeTime:
 			return fmt.Errorf("the kernel is not connected to %s after %s: %w", to, changeTime, cmp.Or(problem, errSlow))
 		}
-		aim := func() {
-			for _, id := range do.aim {
-				if !aims.begin(d.cfg.Kernel.sys, id, to.Addr()) {
-					delete(c.aims, id) // an earlier one is under way
-				}
-			}
-		}
-		if !c.first {
-			aim()
-		}
-		err = cuts.cut(do.cut)
-		switch {
-		case c.first && err == nil:
-			aim()
-		case c.first: // an address written now would leave a connection that nothing can break later
-			c.forget(do.aim)
-		}
-		problem = cmp.Or(err, problem)
+		err = cuts.catch(do.catch)
+		c.aimed(time.Now(), do.aim, func(id string) bool {
+			// Without what catches its end, an address written now could leave a connection that nothing can break later. An
+			// earlier aim that is under way is waited for.
+			return err == nil && aims.begin(d.cfg.Kernel.sys, id, to.Addr())
+		})
+		problem = cmp.Or(cuts.cut(do.cut), err, problem)
+		d.logDeeds(c, do)
 		if err := d.rest(ctx, turn); err != nil {
 			return err
 		}
@@ -190,17 +180,45 @@ func (d *Direct) rest(ctx context.Context, turn uint64) error {
 	return nil
 }
 
+// logDeeds says what was done.
+func (d *Direct) logDeeds(c *change, do deeds) {
+	if len(do.catch)+len(do.aim)+len(do.cut) > 0 {
+		d.cfg.Logger.Debug().Stringer("to", c.to).Int("caught", len(do.catch)).Strs("aimed", do.aim).Int("cut", len(do.cut)).
+			Dur("after", time.Since(c.began)).Msg("the kernel is sent to a master")
+	}
+}
+
 // cuts are the connections that a change has broken.
 type cuts struct {
-	breaker  Breaker // nil: there is none
-	released map[netip.AddrPort]func() error
+	breaker        Breaker // nil: there is none
+	caught, broken releases
+}
+
+// releases undo what was done, by peer.
+type releases map[netip.AddrPort]func() error
+
+// catch has the ends of connections break them.
+func (c *cuts) catch(sockets []Socket) error {
+	var problem error
+	for _, s := range sockets {
+		if c.breaker == nil || c.caught[s.Remote] != nil {
+			continue
+		}
+		release, err := c.breaker.Catch(s)
+		if err != nil {
+			problem = fmt.Errorf("catch the end of the connection to %s: %w", s.Remote, err)
+			continue
+		}
+		c.caught[s.Remote] = release
+	}
+	return problem
 }
 
 // cut breaks connections.
 func (c *cuts) cut(sockets []Socket) error {
 	var problem error
 	for _, s := range sockets {
-		if c.breaker == nil || c.breaker.First() && c.released[s.Remote] != nil {
+		if c.breaker == nil || c.breaker.First() && c.broken[s.Remote] != nil {
 			continue
 		}
 		release, err := c.breaker.Break(s)
@@ -208,7 +226,7 @@ func (c *cuts) cut(sockets []Socket) error {
 			problem = fmt.Errorf("break the connection to %s: %w", s.Remote, err)
 			continue
 		}
-		c.released[s.Remote] = release
+		c.broken[s.Remote] = release
 	}
 	return problem
 }
@@ -216,8 +234,10 @@ func (c *cuts) cut(sockets []Socket) error {
 // release undoes it.
 func (c *cuts) release() error {
 	var all []error
-	for _, release := range c.released {
-		all = append(all, release())
+	for _, done := range []releases{c.broken, c.caught} {
+		for _, release := range done {
+			all = append(all, release())
+		}
 	}
 	return errors.Join(all...)
 }

@@ -141,6 +141,10 @@ func (destroyer) Check() error {
 	return fmt.Errorf("SOCK_DESTROY: %w", err)
 }
 
+// Catch does nothing: Break needs no help.
+func (destroyer) Catch(Socket) (func() error, error) { return func() error { return nil }, nil }
+
+// Break implements Breaker.
 func (destroyer) Break(s Socket) (func() error, error) {
 	nothing := func() error { return nil }
 	if err := destroySocket(s); err != nil && !errors.Is(err, syscall.ENOENT) {

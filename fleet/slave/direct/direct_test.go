@@ -70,6 +70,27 @@ func TestSwitchFromSilent(t *testing.T) {
 	}
 }
 
+// Calls that were not sent any more keep the end of a connection from being sent, and from being caught: the connection is
+// broken, but not before the kernel has another address to go to, where a refusal would cost it three seconds.
+func TestSwitchFromSilentUnderManyCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(masterA, masterB)
+		w.breakers = []Breaker{&fakeFence{w: w}}
+		w.mount("/m", "1", masterA, 2)
+		d := newDirect(t, NewKernel(w, zerolog.Nop()), "/m")
+		d.Switch(masterA)
+		synctest.Wait()
+		w.set(masterA, silent)
+		w.call(3)
+		w.clog()
+		d.Switch(masterB)
+		if took := until(t, 5*time.Second, w.readable); took > 200*time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+		until(t, time.Second, func() bool { return w.fences() == 0 })
+	})
+}
+
 // A move from a master that answers breaks nothing, and returns when the kernel is connected.
 func TestMove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -11,9 +11,10 @@
 //     the new address at once, and sends its unanswered calls again.
 //   - From a silent master the write alone never recovers: the kernel waits for an answer to its FIN. So the old connection
 //     is destroyed (SOCK_DESTROY of inet_diag) after the write; a kernel without that gets a rule in its packet filter for
-//     a moment (nftables, else the iptables command), which answers what goes to the old address and port with a reset.
-//     The rule is removed when the new connection is there, after 5 seconds at the latest, and by the next start when
-//     the process died in between.
+//     a moment (nftables, else the iptables command), which answers that FIN with a reset. Where a FIN cannot be sent, behind
+//     calls that were not, another rule answers whatever goes to the old address and port, once the new one is written. The
+//     rules are removed when the new connection is there, after 5 seconds at the latest, and by the next start when the
+//     process died in between.
 //   - A master whose process dies resets its connections. The kernel comes back at once, is refused, and sleeps for three
 //     seconds, which nothing can end; the address is written meanwhile.
 //

@@ -22,6 +22,7 @@ type world struct {
 	mounts     []Mount
 	breakers   []Breaker
 	fenced     map[netip.Addr]int
+	caught     map[netip.Addr]int
 	cookie     uint64
 	aims       []string
 	blind      bool
@@ -41,6 +42,7 @@ type transport struct {
 	Transport
 	socket  *Socket
 	locked  bool // the kernel is connecting it
+	clogged bool // calls were not sent any more: an end would be sent after them
 	heardAt time.Time
 }
 
@@ -54,7 +56,7 @@ func (t *transport) shown() Transport {
 }
 
 func newWorld(masters ...netip.AddrPort) *world {
-	w := &world{masters: make(map[netip.AddrPort]fate), transports: make(map[string]*transport), fenced: make(map[netip.Addr]int)}
+	w := &world{masters: make(map[netip.AddrPort]fate), transports: make(map[string]*transport), fenced: make(map[netip.Addr]int), caught: make(map[netip.Addr]int)}
 	w.changed = sync.NewCond(&w.mu)
 	for _, m := range masters {
 		w.masters[m] = alive
@@ -129,6 +131,15 @@ func (w *world) call(n int) {
 	}
 }
 
+// clog leaves calls unsent on every transport.
+func (w *world) clog() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.transports {
+		t.clogged = true
+	}
+}
+
 // readable says whether every transport is connected to a master that answers.
 func (w *world) readable() bool {
 	w.mu.Lock()
@@ -183,7 +194,7 @@ func (w *world) Aim(id string, to netip.Addr) error {
 	s := t.socket
 	switch {
 	case s == nil: // it sleeps
-	case w.masters[s.Remote] == silent && w.fenced[s.Remote.Addr()] == 0:
+	case w.masters[s.Remote] == silent && (t.clogged || w.caught[s.Remote.Addr()]+w.fenced[s.Remote.Addr()] == 0):
 		s.State = 4 // FIN_WAIT1, for ever
 	default:
 		w.connect(t)
@@ -234,6 +245,8 @@ func (*fakeDestroyer) First() bool  { return false }
 func (*fakeDestroyer) Check() error { return nil }
 func (*fakeDestroyer) Sweep() error { return nil }
 
+func (*fakeDestroyer) Catch(Socket) (func() error, error) { return func() error { return nil }, nil }
+
 func (f *fakeDestroyer) Break(s Socket) (func() error, error) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
@@ -251,7 +264,8 @@ func (f *fakeDestroyer) Break(s Socket) (func() error, error) {
 	return func() error { return nil }, nil
 }
 
-// fakeFence resets what is sent to an address as long as it is there.
+// fakeFence resets what is sent to an address as long as it is there, or the ends of connections. To make it takes time, and it
+// works before it is made.
 type fakeFence struct {
 	w     *world
 	check error
@@ -264,21 +278,42 @@ func (*fakeFence) First() bool    { return true }
 func (f *fakeFence) Check() error { return f.check }
 func (f *fakeFence) Sweep() error { f.swept = true; return nil }
 
-func (f *fakeFence) Break(s Socket) (func() error, error) {
+func (f *fakeFence) Catch(s Socket) (func() error, error) { return f.make(f.w.caught, s) }
+
+func (f *fakeFence) Break(s Socket) (func() error, error) { return f.make(f.w.fenced, s) }
+
+// make makes a fence of a kind. What waits for an answer from behind a whole one is sent again every moment, and is reset.
+func (f *fakeFence) make(kind map[netip.Addr]int, s Socket) (func() error, error) {
+	nothing := func() error { return nil }
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
 	if f.fails > 0 {
 		f.fails--
-		return func() error { return nil }, errors.New("no fence today")
+		return nothing, errors.New("no fence today")
 	}
-	f.w.fenced[s.Remote.Addr()]++
+	addr := s.Remote.Addr()
+	kind[addr]++
+	if f.w.fenced[addr] > 0 {
+		for _, t := range f.w.transports {
+			if t.socket != nil && t.socket.Remote.Addr() == addr {
+				t.clogged = false
+				f.w.connect(t)
+			}
+		}
+	}
+	f.w.mu.Unlock()
+	time.Sleep(commandTime)
+	f.w.mu.Lock()
 	return func() error {
 		f.w.mu.Lock()
 		defer f.w.mu.Unlock()
-		f.w.fenced[s.Remote.Addr()]--
+		kind[addr]--
 		return nil
 	}, nil
 }
+
+// commandTime is how long a fence takes.
+const commandTime = 20 * time.Millisecond
 
 // written returns what was written to the transports' addresses.
 func (w *world) written() []string {
@@ -291,8 +326,10 @@ func (w *world) written() []string {
 func (w *world) fences() (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, f := range w.fenced {
-		n += f
+	for _, kind := range []map[netip.Addr]int{w.caught, w.fenced} {
+		for _, f := range kind {
+			n += f
+		}
 	}
 	return n
 }

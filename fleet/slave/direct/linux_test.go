@@ -260,6 +260,55 @@ func TestBreakersOfLinux(t *testing.T) {
 	}
 }
 
+// What catches the ends of connections breaks those that end, this host's side of it at once, and nothing else: what goes on goes
+// on, and new ones can be made.
+func TestEndsAreCaught(t *testing.T) {
+	for _, b := range []Breaker{&nftFence{}, &iptablesFence{}} {
+		t.Run(b.Name(), func(t *testing.T) {
+			inNamespace(t)
+			if err := b.Check(); err != nil {
+				t.Skip(err)
+			}
+			for _, addr := range []string{"127.0.0.2", "::1"} {
+				client, server, deaf := pair(t, addr)
+				remote := client.RemoteAddr().(*net.TCPAddr).AddrPort()
+				release, err := b.Catch(Socket{Remote: remote})
+				if err != nil {
+					t.Fatal(err)
+				}
+				passes(t, client, server)
+				other, err := net.Dial("tcp", remote.String())
+				if err != nil {
+					t.Errorf("%s: a new connection: %v", addr, err)
+				} else {
+					other.Close()
+				}
+				client.(*net.TCPConn).CloseWrite()
+				client.SetReadDeadline(time.Now().Add(5 * time.Second))
+				if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+					t.Errorf("%s: a connection that was ended on this side ends with %v", addr, err)
+				}
+				if err := release(); err != nil {
+					t.Error(err)
+				}
+				deaf()
+			}
+		})
+	}
+}
+
+// passes sends a byte.
+func passes(t *testing.T, from, to net.Conn) {
+	t.Helper()
+	if _, err := from.Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	to.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := to.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+}
+
 // A fence that was left behind by a crash is removed by the next process, and stops nobody for long even before.
 func TestFenceIsNotLeft(t *testing.T) {
 	inNamespace(t)

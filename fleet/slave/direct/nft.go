@@ -19,7 +19,7 @@ import (
 // fencePrefix begins the name of every table of nftables that this package makes, and is the comment of its iptables rules.
 const fencePrefix = "nfs-fleet"
 
-// nftFence breaks connections by a rule in nftables that answers what this host sends to the peer with a reset. Every fence
+// nftFence breaks connections by rules in nftables that answer what this host sends to the peer with a reset: the FIN, or all. Every fence
 // is a table of its own. What it stops are the elements of a set that the kernel empties by itself after fenceTime, so
 // that a fence whose process died stops nobody for longer; the next process removes the table.
 type nftFence struct{ made atomic.Uint64 }
@@ -70,7 +70,14 @@ func (n *nftFence) Check() error {
 	return nil
 }
 
-func (n *nftFence) Break(s Socket) (func() error, error) {
+// Catch implements Breaker.
+func (n *nftFence) Catch(s Socket) (func() error, error) { return n.reject(s, true) }
+
+// Break implements Breaker.
+func (n *nftFence) Break(s Socket) (func() error, error) { return n.reject(s, false) }
+
+// reject answers all TCP to a socket's peer with a reset; or just what ends a connection.
+func (n *nftFence) reject(s Socket, ends bool) (func() error, error) {
 	nothing := func() error { return nil }
 	conn, err := nftables.New()
 	if err != nil {
@@ -90,7 +97,7 @@ func (n *nftFence) Break(s Socket) (func() error, error) {
 		Name: "output", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
 	})
-	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rejection(silent, s.Remote)})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rejection(silent, s.Remote, ends)})
 	if err := conn.Flush(); err != nil {
 		return nothing, fmt.Errorf("nftables: %w", err)
 	}
@@ -103,19 +110,26 @@ func (n *nftFence) Break(s Socket) (func() error, error) {
 	}, nil
 }
 
-// rejection answers TCP to the addresses of a set and a port with a reset.
-func rejection(set *nftables.Set, to netip.AddrPort) []expr.Any {
+// rejection answers TCP to the addresses of a set and a port with a reset; or just what ends a connection.
+func rejection(set *nftables.Set, to netip.AddrPort, ends bool) []expr.Any {
 	offset, size := uint32(16), uint32(4) // of the destination in an IPv4 header
 	if to.Addr().Is6() {
 		offset, size = 24, 16
 	}
-	return []expr.Any{
+	rule := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, to.Port())},
-		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
 	}
+	if ends {
+		const flags, fin = 13, 1 // of a TCP header
+		rule = append(rule,
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{fin}, Xor: []byte{0}},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{fin}})
+	}
+	return append(rule, &expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
 }

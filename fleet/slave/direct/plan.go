@@ -18,7 +18,7 @@ const (
 type change struct {
 	to     netip.AddrPort
 	urgent bool
-	first  bool // the breaker goes before the aim
+	first  bool // what the aim makes the kernel send is to be caught
 	began  time.Time
 	looked bool
 
@@ -29,15 +29,16 @@ type change struct {
 
 // aim is that a transport was given the target's address, or is about to be.
 type aim struct {
-	at    time.Time
-	ended bool // the kernel has taken it
+	at    time.Time // when it was begun
+	ended bool      // the kernel has taken it
 }
 
-// deeds is what a change wants done, in this order when the breaker goes first; else the aims before the breaks.
+// deeds is what a change wants done, in this order.
 type deeds struct {
-	cut  []Socket
-	aim  []string
-	done bool
+	catch []Socket
+	aim   []string
+	cut   []Socket
+	done  bool
 }
 
 func newChange(to netip.AddrPort, urgent, first bool, now time.Time) *change {
@@ -60,10 +61,14 @@ func (c *change) heed(ended []aimed) (err error) {
 	return err
 }
 
-// forget gives up aims that were not begun: the next look wants them again.
-func (c *change) forget(transports []string) {
+// aimed takes into account that aims were begun, or not: then the next look wants them again.
+func (c *change) aimed(now time.Time, transports []string, begun func(id string) bool) {
 	for _, id := range transports {
-		delete(c.aims, id)
+		if begun(id) {
+			c.aims[id].at = now
+		} else {
+			delete(c.aims, id)
+		}
 	}
 }
 
@@ -85,6 +90,9 @@ func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
 			a = &aim{at: now}
 			c.aims[t.ID] = a
 			d.aim = append(d.aim, t.ID)
+			if s != nil && c.first && c.urgent && c.isStale(*s) {
+				d.catch = append(d.catch, *s)
+			}
 		}
 		if s != nil && c.mayCut(now, *s, a) {
 			d.cut = append(d.cut, *s)
@@ -127,22 +135,21 @@ func (c *change) isStale(s Socket) bool {
 	return ok && s.State != TimeWait && s.State != Closed
 }
 
-// mayCut says whether a socket is to be broken now.
+// mayCut says whether a socket is to be broken now. What goes first refuses new connections, too: not those to the target, nor
+// those that the kernel makes to the old address until it has taken the new one, unless it is stuck with that; a refusal costs
+// three seconds. Until then the end of the connection is caught.
 func (c *change) mayCut(now time.Time, s Socket, a *aim) bool {
-	if !c.isStale(s) || a == nil {
+	if !c.isStale(s) || a == nil || c.first && s.Remote.Addr() == c.to.Addr() {
 		return false
 	}
 	wait := patience
-	if c.urgent {
+	switch {
+	case c.urgent && (c.first || !a.ended):
+		wait = stuckAfter
+	case c.urgent:
 		wait = 0
-		if c.first {
-			return s.Remote.Addr() != c.to.Addr() // else the new connection would be broken too
-		}
-		if !a.ended {
-			wait = stuckAfter
-		}
 	}
-	return now.Sub(a.at) >= wait && (!c.first || s.Remote.Addr() != c.to.Addr())
+	return now.Sub(a.at) >= wait
 }
 
 // of says whether a socket is a transport's.

@@ -78,10 +78,13 @@ type Breaker interface {
 	Name() string
 	// Check reports why this system cannot do it; ErrUnsupported: it never will.
 	Check() error
-	// First says that Break works on what is sent afterwards, to the same peer: it goes before an Aim, and lasts until
-	// release is called. Else it breaks the one connection as it is.
+	// First says that it works on what is sent afterwards, to the same peer, until release is called: then Catch goes before
+	// an Aim, and Break after it. Else there is nothing to catch, and Break breaks the one connection as it is.
 	First() bool
-	// Break breaks a connection. release is never nil and reports what could not be undone.
+	// Catch has the FIN, with which the kernel ends a connection to the peer, break that connection. Nothing else is touched.
+	// release is never nil and reports what could not be undone.
+	Catch(s Socket) (release func() error, err error)
+	// Break breaks a connection, and refuses new ones to the same peer if First. release is as Catch's.
 	Break(s Socket) (release func() error, err error)
 	// Sweep undoes what a process left behind that could not.
 	Sweep() error
