@@ -61,7 +61,7 @@ const (
 	strikesMax   = 2               // connections in a row that brought no reply: the master does not serve, whatever it says
 	leaveRest    = time.Second     // between attempts to find another than a master that wants the slave gone
 	recent       = 10 * time.Second
-	lateClock    = 150 * time.Millisecond
+	lateClock    = 150 * time.Millisecond // that this process did not run for so long is taken into account
 	maxOrder     = 16
 )
 
@@ -176,8 +176,9 @@ func newCourse() *course {
 
 // step takes an event (tick, told, answered, failed, Loss or moved) into account, and returns what to do.
 func (c *course) step(now time.Time, flow Flow, event any) []any {
-	c.now, c.flow, c.out = now, flow, nil
+	c.now, c.out = now, nil
 	c.forgive()
+	c.flow = flow
 	switch e := event.(type) {
 	case told:
 		c.learn(e.targets)
@@ -198,13 +199,15 @@ func (c *course) step(now time.Time, flow Flow, event any) []any {
 	return c.out
 }
 
-// forgive gives everybody more time when this process was not running: it accuses nobody of its own silence.
+// forgive has time stand still for everybody while this process was not running: it accuses nobody of its own silence. The
+// silence of before still counts, else a process that is starved would never leave a silent master. c.flow is still that of
+// before.
 func (c *course) forgive() {
 	late := c.now.Sub(c.wake)
 	if c.wake.IsZero() || late < lateClock {
 		return
 	}
-	c.grace = c.now
+	c.grace = later(c.flow.Heard, c.grace).Add(late)
 	for id, a := range c.asks {
 		a.sent = a.sent.Add(late)
 		c.asks[id] = a
@@ -306,7 +309,7 @@ func (c *course) answered(e answered) {
 	case a.why == forHome:
 		c.homeAnswered(e.answer.Status == OK)
 	case a.why == forRace && c.race != nil:
-		c.race.answered(a.to, e.answer)
+		c.race.answered(a.to, e.answer, c.current)
 	case a.why == forProbe && c.probe != nil && a.to.is(c.current):
 		c.probeAnswered(e.answer)
 	}

@@ -286,6 +286,23 @@ func TestAPausedAgentAccusesNobody(t *testing.T) {
 	}
 }
 
+// A slave that has little of its processors leaves a silent master all the same, after as long a time as it had.
+func TestAStarvedAgentLeavesASilentMaster(t *testing.T) {
+	for _, absent := range []time.Duration{200 * time.Millisecond, 600 * time.Millisecond} {
+		s := newSim(t, 3)
+		s.run(10 * time.Second)
+		s.m(0).silent = true
+		for turn := 0; s.target == simAddr(0); turn++ {
+			if turn == 25 {
+				t.Fatalf("after %d times 40 ms between absences of %s it stays", turn, absent)
+			}
+			s.now = s.now.Add(absent)
+			s.step(tick{})
+			s.run(40 * time.Millisecond)
+		}
+	}
+}
+
 func TestAMasterThatClosesAConnectionStays(t *testing.T) {
 	s := newSim(t, 3)
 	s.run(time.Second)
@@ -329,6 +346,24 @@ func TestAMasterThatWantsTheSlaveGone(t *testing.T) {
 		if !s.masters[s.target].serves() || s.held {
 			t.Errorf("reads from %s, held %v", s.target, s.held)
 		}
+	}
+}
+
+// Others send the slave to its home until that one's lease has run out: a slave that has lost it does not wait for that.
+func TestASlaveKnowsThatItsHomeIsLost(t *testing.T) {
+	for _, lost := range []func(*simMaster){func(m *simMaster) { m.silent = true }, func(m *simMaster) { m.dead = true }} {
+		s := newSim(t, 3)
+		s.run(10 * time.Second)
+		s.m(1).status, s.m(2).status = Leave, Leave
+		lost(s.m(0))
+		if s.m(0).dead {
+			s.kill(0)
+		}
+		s.run(2 * time.Second)
+		if s.target == simAddr(0) {
+			t.Error("it stays")
+		}
+		s.paused(700 * time.Millisecond)
 	}
 }
 

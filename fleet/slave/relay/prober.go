@@ -198,9 +198,13 @@ func (p *Prober) greet(ctx context.Context, a greet) {
 		g = nil
 	}
 	kept := g != nil
+	began := time.Now()
 	answer, err := p.hello(ctx, a.to.Addr, g)
 	if err != nil && kept && ctx.Err() == nil {
 		answer, err = p.hello(ctx, a.to.Addr, nil)
+	}
+	if err != nil || answer.Status != OK {
+		p.cfg.Logger.Debug().Err(err).Stringer("master", a.to).Str("why", answer.Why).Dur("took", time.Since(began)).Msg("a greeting came to nothing")
 	}
 	if err != nil {
 		p.tell(ctx, failed{a.id, err})

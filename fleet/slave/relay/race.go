@@ -29,6 +29,7 @@ type race struct {
 	open      map[netip.AddrPort]bool
 	good      map[netip.AddrPort]Answer
 	grudging  []Target // those that answered, but not well
+	unaware   []Target // of those, who sends the slave to the master that it has lost
 	favourite Target   // is waited for until patience is over
 	patience  time.Duration
 	round     int
@@ -74,7 +75,7 @@ func (c *course) begin(kind raceKind, why string) {
 
 func (r *race) reset(now time.Time, line []Target) {
 	r.line, r.next, r.began, r.asked = line, 0, now, time.Time{}
-	r.open, r.good, r.grudging = make(map[netip.AddrPort]bool), make(map[netip.AddrPort]Answer), nil
+	r.open, r.good, r.grudging, r.unaware = make(map[netip.AddrPort]bool), make(map[netip.AddrPort]Answer), nil, nil
 	r.favourite, r.patience = Target{}, 0
 }
 
@@ -93,11 +94,14 @@ func (r *race) add(more []Target, current Target) {
 	}
 }
 
-func (r *race) answered(t Target, a Answer) {
+func (r *race) answered(t Target, a Answer, lost Target) {
 	delete(r.open, t.Addr)
-	if a.Status == OK {
+	switch {
+	case a.Status == OK:
 		r.good[t.Addr] = a
 		return
+	case a.Status == Leave && len(a.Targets) > 0 && a.Targets[0].is(lost) && !t.is(lost):
+		r.unaware = append(r.unaware, t)
 	}
 	r.grudging = append(r.grudging, t)
 }
@@ -138,6 +142,8 @@ func (c *course) run() {
 	}
 	if to, ok := r.winner(c.now); ok {
 		c.choose(to, r.good[to.Addr])
+	} else if to, ok := r.lastResort(c.current); ok {
+		c.choose(to, Answer{})
 	} else if len(r.open) == 0 && r.next == len(r.line) && len(r.good) == 0 {
 		c.fruitless()
 	}
@@ -158,6 +164,20 @@ func (r *race) winner(now time.Time) (Target, bool) {
 	}
 	i := slices.IndexFunc(r.line, func(t Target) bool { _, good := r.good[t.Addr]; return good })
 	return r.line[i], true
+}
+
+// lastResort is who sends the slave back to the master that it has lost, when everybody but that one was asked and nobody is
+// good: a slave knows better than the others, who learn of it when the lost master's lease runs out.
+func (r *race) lastResort(lost Target) (Target, bool) {
+	waited := len(r.open)
+	if r.open[lost.Addr] {
+		waited--
+	}
+	left := slices.ContainsFunc(r.line[r.next:], func(t Target) bool { return !t.is(lost) })
+	if r.kind != escape || waited > 0 || left || len(r.good) > 0 || len(r.unaware) == 0 {
+		return Target{}, false
+	}
+	return r.unaware[0], true
 }
 
 // choose ends a race.
