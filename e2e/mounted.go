@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,19 @@ func (m *Mounted) StartAgent() {
 	m.t.Helper()
 	m.agent = m.Start(nil, m.bin, "agent", "--dns", m.fleet.DNS(), "--log-level", "debug", "--log-format", "json")
 	eventually(m.t, restLimit, "the agent answers", func() bool { return m.Run(m.bin, "mounts").Code == 0 })
+}
+
+// agentSince is what the slave's agent has logged from then on.
+func (m *Mounted) agentSince(at time.Time) string {
+	m.t.Helper()
+	var said []string
+	for line := range strings.Lines(string(m.agent.Output().Said)) {
+		var entry struct{ Time time.Time }
+		if json.Unmarshal([]byte(line), &entry) != nil || !entry.Time.Before(at) {
+			said = append(said, line)
+		}
+	}
+	return strings.Join(said, "")
 }
 
 // MountAgain mounts what is not mounted.

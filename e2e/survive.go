@@ -158,6 +158,7 @@ func (s *survival) windows(name string, e event, hit map[*survivor]bool) {
 		if worst.Took > bound {
 			s.t.Logf("%s: %s via %s waited %v for %s at %v, stall %v", cmp.Or(name, "before "+e.name), v.Name, v.Via,
 				worst.Took.Round(time.Millisecond), worst.What, worst.At.Format("15:04:05.000"), stall.Round(time.Millisecond))
+			s.t.Logf("its agent:\n%s", v.agentSince(worst.At.Add(-100*time.Millisecond)))
 		}
 		if name == "" {
 			continue
