@@ -26,6 +26,20 @@ type reply struct {
 	err    error
 }
 
+// refusal is a name server's word that it does not answer for such names.
+type refusal struct{ error }
+
+// verdict is what became of a question that nobody has answered.
+func verdict(failed []error) error {
+	all := errors.Join(failed...)
+	for _, err := range failed {
+		if _, refused := err.(refusal); !refused {
+			return all
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrRefused, all)
+}
+
 // ask puts a question to servers, to each twice if need be because datagrams get lost, and returns the first answer that is
 // one: with records, or that there are none.
 func ask(ctx context.Context, servers []string, name string, kind uint16) (*dns.Msg, error) {
@@ -59,7 +73,7 @@ func ask(ctx context.Context, servers []string, name string, kind uint16) (*dns.
 			case asked < len(servers):
 				next.Reset(0)
 			case open == 0:
-				return nil, errors.Join(failed...)
+				return nil, verdict(failed)
 			}
 		case <-ctx.Done():
 			return nil, errors.Join(fmt.Errorf("ask DNS for %s: %w", name, context.Cause(ctx)), errors.Join(failed...))
@@ -95,7 +109,11 @@ func judge(answer *dns.Msg, err error, server, name string) reply {
 	case answer.Rcode == dns.RcodeNameError:
 		return reply{err: fmt.Errorf("%w: name server %s knows no %s", ErrNoName, server, name)}
 	case answer.Rcode != dns.RcodeSuccess:
-		return reply{err: fmt.Errorf("name server %s answers %s for %s", server, dns.RcodeToString[answer.Rcode], name)}
+		err = fmt.Errorf("name server %s answers %s for %s", server, dns.RcodeToString[answer.Rcode], name)
+		if answer.Rcode == dns.RcodeRefused {
+			err = refusal{err}
+		}
+		return reply{err: err}
 	}
 	return reply{answer: answer}
 }

@@ -23,8 +23,13 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/relay"
 )
 
-// ErrNoName says that DNS has no such name, or no master under it.
-var ErrNoName = errors.New("no such name")
+// What DNS says for good.
+var (
+	// ErrNoName says that DNS has no such name, or no master under it.
+	ErrNoName = errors.New("no such name")
+	// ErrRefused says that all name servers have answered, and none of them answers for such names: another fleet's, most likely.
+	ErrRefused = errors.New("no name server answers for this domain")
+)
 
 // Bounds of one look-up.
 const (

@@ -263,6 +263,23 @@ func TestAFailureIsSaidOnce(t *testing.T) {
 	}
 }
 
+// A domain that no name server answers for is told from one whose name servers are in trouble.
+func TestARefusalByAll(t *testing.T) {
+	saying := func(rcode int) string {
+		return startNameServer(t, func(dns.Question, bool) *dns.Msg { return &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: rcode}} }).addr
+	}
+	refuses, also, broken := saying(dns.RcodeRefused), saying(dns.RcodeRefused), saying(dns.RcodeServerFailure)
+	for _, c := range []struct {
+		servers []string
+		want    bool
+	}{{[]string{refuses, also}, true}, {[]string{refuses, broken}, false}, {[]string{broken}, false}} {
+		_, err := Resolver{Servers: c.servers}.Masters(t.Context(), web17)
+		if err == nil || errors.Is(err, ErrRefused) != c.want || errors.Is(err, ErrNoName) {
+			t.Errorf("%v: %v", c.servers, err)
+		}
+	}
+}
+
 // A datagram that is lost is sent again.
 func TestALostDatagram(t *testing.T) {
 	answer := zone(t, true)
