@@ -3,6 +3,7 @@ package slave
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -59,7 +60,7 @@ type Agent struct {
 	cfg   Config
 	boot  string
 	began time.Time
-	dir   string // of the state
+	dirs  []string // of the state: for good, and for as long as the machine runs
 	hosts hosts
 
 	direct sync.Once // makes shared
@@ -73,6 +74,8 @@ type Agent struct {
 	known  map[key]routeRecord // what is not in routes
 	table  []mounts.Mount
 	change chan struct{} // closed when table changes
+
+	saving sync.Mutex // guards what follows; taken before mu
 	saved  state
 }
 
@@ -125,20 +128,24 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // recall takes over what the agent before left: its state, and its listeners.
 func (a *Agent) recall() error {
-	var err error
-	if a.dir, err = stateDir(a.cfg.StateDir, a.cfg.RunDir); err != nil {
+	dir, err := stateDir(a.cfg.StateDir, a.cfg.RunDir)
+	if err != nil {
 		return err
 	}
-	if a.cfg.StateDir != a.dir {
-		a.cfg.Logger.Warn().Str("wanted", a.cfg.StateDir).Str("dir", a.dir).Msg("the state is kept elsewhere: ports may differ after a reboot")
+	if a.cfg.StateDir != dir {
+		a.cfg.Logger.Warn().Str("wanted", a.cfg.StateDir).Str("dir", dir).Msg("the state is kept elsewhere: ports may differ after a reboot")
 	}
-	s, err := loadState(a.dir)
+	a.dirs = []string{dir}
+	if dir != a.cfg.RunDir {
+		a.dirs = append(a.dirs, a.cfg.RunDir)
+	}
+	s, err := latest(a.boot, a.dirs)
 	if err != nil {
-		a.cfg.Logger.Warn().Err(err).Msg("going on without the state")
+		a.cfg.Logger.Warn().Err(err).Msg("going on with what there is of the state")
 	}
 	for _, r := range s.Routes {
 		if s.Boot != a.boot { // other masters, maybe, and nothing is mounted
-			r = routeRecord{Name: r.Name, Via: r.Via, Port: r.Port, Used: r.Used}
+			r = routeRecord{Name: r.Name, Via: r.Via, Port: r.Port, Used: r.Used, Called: r.Called}
 		}
 		a.known[key{r.Name, r.Via}] = r
 	}
@@ -423,8 +430,26 @@ func (a *Agent) keepSaved(ctx context.Context) {
 	}
 }
 
-// save writes the state if it differs from what was last written.
+// save writes the state if it differs from what was last written, or that is gone.
 func (a *Agent) save() {
+	a.saving.Lock()
+	defer a.saving.Unlock()
+	s := a.state()
+	var failed error
+	for _, dir := range a.dirs {
+		if !s.same(a.saved) || !kept(dir) {
+			failed = errors.Join(failed, s.save(dir))
+		}
+	}
+	if failed != nil {
+		a.cfg.Logger.Warn().Err(failed).Msg("the state is not kept")
+		return
+	}
+	a.saved = s
+}
+
+// state is what the next agent is to know.
+func (a *Agent) state() state {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := state{Format: stateFormat, Boot: a.boot}
@@ -435,14 +460,7 @@ func (a *Agent) save() {
 	slices.SortFunc(s.Routes, func(x, y routeRecord) int {
 		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Via, y.Via))
 	})
-	if s.same(a.saved) {
-		return
-	}
-	if err := s.save(a.dir); err != nil {
-		a.cfg.Logger.Warn().Err(err).Msg("the state is not kept")
-		return
-	}
-	a.saved = s
+	return s
 }
 
 // trim keeps the records that were used last.

@@ -361,7 +361,7 @@ func TestAfterAReboot(t *testing.T) {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	s.Boot = "the boot before"
-	if err := s.save(dir); err != nil {
+	if err := errors.Join(s.save(dir), os.Remove(filepath.Join(h.dir, stateFile))); err != nil { // /run is empty after a boot
 		t.Fatal(err)
 	}
 	m1.stop()
@@ -390,10 +390,16 @@ func TestAnAgentThatHasLostEverything(t *testing.T) {
 	await(t, "the mount is known", func() bool { return len(mountsOf(t, a)) == 1 })
 	a.stop()
 	h.lose()
-	if err := os.WriteFile(filepath.Join(h.dir, "state", stateFile), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, dir := range []string{"state", "."} {
+		if err := os.WriteFile(filepath.Join(h.dir, dir, stateFile), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	a = h.start()
+	await(t, "the agent says that it knows no masters", func() bool {
+		ms := mountsOf(t, a)
+		return len(ms) == 1 && ms[0].State == control.Searching && strings.Contains(ms[0].Why, "its masters are not known: ")
+	})
 	if again, err := a.client.Route(t.Context(), want(m)); err != nil || again.Addr != route.Addr {
 		t.Errorf("%+v, %v; want %+v", again, err, route)
 	}

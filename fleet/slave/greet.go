@@ -20,7 +20,7 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/resolve"
 )
 
-// noName is resolve.ErrNoName as the commands know it.
+// noName is what DNS says for good, as the commands know it.
 type noName struct{ error }
 
 func (e noName) Unwrap() error        { return e.error }
@@ -200,12 +200,21 @@ func (r *route) discover(ctx context.Context) ([]relay.Target, error) {
 	} else {
 		targets, err = r.named(ctx, named)
 	}
-	if errors.Is(err, resolve.ErrNoName) {
+	if errors.Is(err, resolve.ErrNoName) || errors.Is(err, resolve.ErrRefused) {
 		err = noName{err}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.noDNS = err
+	if err != nil && r.via == control.Direct {
+		// What the kernel has mounted was a master, and may be one still.
+		for _, m := range r.mounts {
+			targets = append(targets, relay.Target{Addr: m.Addr})
+		}
+		if len(targets) > 0 {
+			return targets, nil
+		}
+	}
 	return targets, err
 }
 

@@ -33,6 +33,9 @@ func (r *route) report() []control.Mount {
 	}
 	course := r.present()
 	describe(&base, course, r.prober != nil)
+	if len(course.Order) == 0 && r.noDNS != nil && base.State == control.Searching {
+		base.Why = "its masters are not known: " + r.noDNS.Error()
+	}
 	var out []control.Mount
 	for _, m := range r.mounts {
 		row := base

@@ -19,6 +19,7 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/mounts"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/poll"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/relay"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/resolve"
 )
 
 // mover is what joins the kernel to a master.
@@ -60,15 +61,23 @@ const restTick = 8
 // discoverTime is how long DNS has to tell the masters' port.
 const discoverTime = 5 * time.Second
 
+// refusedTime is how long name servers that refuse to answer for a domain may still be starting, as a resolver of this host may be
+// that has not heard of its own servers yet.
+const refusedTime = 2 * time.Second
+
 // retryAfter is the wait before a mover that has failed is made anew.
 const retryAfter = time.Second
 
 func newRoute(a *Agent, k key, rec routeRecord) *route {
-	return &route{
+	r := &route{
 		key: k, agent: a, log: a.cfg.Logger.With().Str("name", k.name).Str("via", k.via).Logger(), wake: make(chan struct{}, 1),
 		wanted: control.Want{Name: k.name, Via: k.via, DNS: rec.DNS, Masters: rec.Masters, Slave: rec.Slave},
 		used:   rec.Used, order: rec.Order, last: rec.Last, failed: make(map[netip.AddrPort]error),
 	}
+	if name := r.slaveName(); rec.Called != "" && rec.Called != name {
+		r.log.Warn().Str("was", rec.Called).Str("is", name).Msg("this slave has another name now: the fleet forgets the old one after 7 days, or by `nfs-fleet slave forget`")
+	}
+	return r
 }
 
 // record is what the next agent is to know.
@@ -77,7 +86,7 @@ func (r *route) record() routeRecord {
 	defer r.mu.Unlock()
 	return routeRecord{
 		Name: r.name, Via: r.via, Port: r.addr.Port(), DNS: r.wanted.DNS, Masters: r.wanted.Masters, Slave: r.wanted.Slave,
-		Order: r.present().Order, Last: r.present().Change, Used: r.used.Truncate(time.Minute),
+		Called: r.slaveName(), Order: r.present().Order, Last: r.present().Change, Used: r.used.Truncate(time.Minute),
 	}
 }
 
@@ -346,7 +355,7 @@ func (r *route) ready(ctx context.Context) (control.Route, error) {
 				route.Addr = c.Target.Addr
 			}
 			return route, nil
-		case errors.Is(noDNS, control.ErrNoName) && len(c.Order) == 0:
+		case errors.Is(noDNS, control.ErrNoName) && len(c.Order) == 0 && (!errors.Is(noDNS, resolve.ErrRefused) || time.Since(began) > refusedTime):
 			return control.Route{}, fmt.Errorf("%w", noDNS)
 		}
 		select {
@@ -390,7 +399,7 @@ func (r *route) explain(c relay.Course, waited time.Duration) error {
 // same says whether two states say the same.
 func (s state) same(o state) bool {
 	return s.Boot == o.Boot && slices.EqualFunc(s.Routes, o.Routes, func(a, b routeRecord) bool {
-		return a.Name == b.Name && a.Via == b.Via && a.Port == b.Port && a.Slave == b.Slave && a.Used.Equal(b.Used) &&
+		return a.Name == b.Name && a.Via == b.Via && a.Port == b.Port && a.Slave == b.Slave && a.Called == b.Called && a.Used.Equal(b.Used) &&
 			a.Last == b.Last && slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Masters, b.Masters) && slices.Equal(a.Order, b.Order)
 	})
 }

@@ -30,7 +30,8 @@ type routeRecord struct {
 	DNS     []string       `json:"dns,omitempty"`
 	Masters []string       `json:"masters,omitempty"`
 	Slave   string         `json:"slave,omitempty"`
-	Order   []relay.Target `json:"order,omitempty"` // as the masters or DNS last said
+	Called  string         `json:"called,omitempty"` // the name in the fleet that came of it
+	Order   []relay.Target `json:"order,omitempty"`  // as the masters or DNS last said
 	Last    relay.Change   `json:"last,omitzero"`
 	Used    time.Time      `json:"used"`
 }
@@ -58,6 +59,28 @@ func loadState(dir string) (state, error) {
 		return empty, fmt.Errorf("read the agent's state: %w", err)
 	}
 	return s, nil
+}
+
+// latest returns the state of this start of the machine from the first directory that has it, and else what the first has. What
+// cannot be read is an error beside it.
+func latest(boot string, dirs []string) (found state, failed error) {
+	for i, dir := range dirs {
+		s, err := loadState(dir)
+		failed = errors.Join(failed, err)
+		if i == 0 || s.Boot == boot {
+			found = s
+		}
+		if s.Boot == boot {
+			break
+		}
+	}
+	return found, failed
+}
+
+// kept says whether a directory has a state.
+func kept(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, stateFile))
+	return err == nil
 }
 
 // save writes the state.
