@@ -269,5 +269,5 @@ func (r *route) host(ctx context.Context, host string) []netip.Addr {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr}
 	}
-	return r.agent.hosts.lookup(ctx, r.resolver(), host)
+	return r.agent.hosts.lookup(ctx, r.resolver().Host, host)
 }

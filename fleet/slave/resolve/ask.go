@@ -68,7 +68,9 @@ func ask(ctx context.Context, servers []string, name string, kind uint16) (*dns.
 			if r.err == nil || errors.Is(r.err, ErrNoName) {
 				return r.answer, r.err
 			}
-			failed[r.server] = r.err
+			if failed[r.server] == nil || ctx.Err() == nil { // to have been given up says less than an answer
+				failed[r.server] = r.err
+			}
 			switch {
 			case asked < len(servers):
 				next.Reset(0)
