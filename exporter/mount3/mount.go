@@ -81,14 +81,20 @@ type Config struct {
 }
 
 // Program answers MOUNT. It is an rpc.Program.
-type Program struct{ cfg Config }
+type Program struct {
+	cfg     Config
+	refused zerolog.Logger // anybody can be refused, as often as he likes
+}
+
+// refusals is how many refused mounts are logged a second, at the most.
+const refusals = 5
 
 // New returns a Program.
 func New(c Config) *Program {
 	if c.Patience == 0 {
 		c.Patience = 2 * time.Second
 	}
-	return &Program{c}
+	return &Program{c, c.Log.Sample(&zerolog.BurstSampler{Burst: refusals, Period: time.Second})}
 }
 
 // Number implements rpc.Program.
@@ -129,7 +135,7 @@ func (p *Program) mnt(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, err
 	}
 	log := p.cfg.Log.Debug()
 	if status != statusOK {
-		log = p.cfg.Log.Info()
+		log = p.refused.Info()
 	}
 	log.Stringer("client", c.Conn.Remote().Addr()).Str("path", clip(dir, maxPath)).Uint32("status", status).Msg("mount")
 	dst = rpc.AppendUint32(dst, status)
