@@ -92,6 +92,10 @@ chaos: ## faults under traffic against fleets of several masters (ROUNDS=200 SEE
 	$(GO) test -count=1 -timeout 0 -v -run '^TestChaos$$' ./e2e -chaos=$(or $(ROUNDS),200) -seed=$(or $(SEED),0) \
 		-first=$(or $(FIRST),0) -fleets='$(FLEETS)' -faults='$(FAULTS)'
 
+.PHONY: soak
+soak: ## hostile and other clients against a master for TIME, and what the former cost the latter (TIME=10m)
+	$(GO) test -count=1 -timeout 0 -v -run '^(TestSoak|TestIdleConnectionsCostLittle|TestHostileClientsCostLittle)$$' ./e2e -soak=$(or $(TIME),10m)
+
 .PHONY: failover
 failover: ## what a reader on a slave sees when a master is lost or leaves (REPS=100 EVENTS=pattern VIA=relay|direct)
 	$(GO) test -count=1 -timeout 0 -v -run '^TestSlavesSurvive$$' ./e2e -reps=$(or $(REPS),100) -events='$(EVENTS)' -via='$(VIA)'

@@ -9,11 +9,6 @@ import (
 	"testing"
 )
 
-// url is a file's address for libnfs, which asks no portmapper when it is told the ports.
-func (m *Master) url(path string) string {
-	return fmt.Sprintf("nfs://127.0.0.1/%s?nfsport=%s&mountport=%s&version=3", path, port(m.NFS), port(m.NFS))
-}
-
 // A client in user space reads the tree: another implementation of XDR, MOUNT and READDIR than Linux's.
 func TestLibnfs(t *testing.T) {
 	needCommands(t, "nfs-ls", "nfs-cat", "nfs-cp")

@@ -343,3 +343,8 @@ func port(addr string) string {
 	}
 	return p
 }
+
+// url is a file's address for libnfs, which asks no portmapper when it is told the ports.
+func (m *Master) url(path string) string {
+	return fmt.Sprintf("nfs://127.0.0.1/%s?nfsport=%s&mountport=%s&version=3", path, port(m.NFS), port(m.NFS))
+}

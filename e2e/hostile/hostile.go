@@ -21,6 +21,7 @@ const Patience = 15 * time.Second
 // Target is whom a client is after.
 type Target struct {
 	Addr  string     // host:port
+	From  string     // the address of this host that is attacked from; "": any
 	File  nfs.Handle // a file that can be read
 	Dir   nfs.Handle // the directory that it is in
 	Seed  uint64
@@ -104,6 +105,9 @@ func each(do func(*campaign, context.Context, *rand.Rand) error) func(context.Co
 // nobody in for Patience is an error.
 func (c *campaign) dial(ctx context.Context) (net.Conn, error) {
 	d := net.Dialer{Timeout: Patience}
+	if c.From != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(c.From)}
+	}
 	for tries := 0; ; tries++ {
 		conn, err := d.DialContext(ctx, "tcp", c.Addr)
 		if err == nil {

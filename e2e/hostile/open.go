@@ -18,6 +18,14 @@ func open(ctx context.Context, c *campaign) error {
 		return err
 	}
 	addr := &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	from := &unix.SockaddrInet4{}
+	if c.From != "" {
+		a, err := netip.ParseAddr(c.From)
+		if err != nil {
+			return err
+		}
+		from.Addr = a.As4()
+	}
 	null := nfs.AppendCall(nil, nfs.Call{XID: 1, Program: nfs.ProgramNFS, Version: 3})
 	fds := make([]int, c.Conns)
 	for i := range fds {
@@ -31,6 +39,11 @@ func open(ctx context.Context, c *campaign) error {
 	for i := 0; ctx.Err() == nil; i = (i + 1) % len(fds) {
 		forget(fds[i])
 		if fds[i], err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		// The port is chosen when it is known where to: there are as many as are free for that.
+		err := errors.Join(unix.SetsockoptInt(fds[i], unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1), unix.Bind(fds[i], from))
+		if err != nil {
 			return err
 		}
 		if err := unix.Connect(fds[i], addr); errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EINTR) {

@@ -75,6 +75,25 @@ func (c *Conn) Mount(path string) (Handle, error) {
 	return Handle(r.opaque()), r.err
 }
 
+// Unmount says that path is not mounted any more.
+func (c *Conn) Unmount(path string) error {
+	_, err := c.call(ProgramMount, 3, AppendOpaque(nil, []byte(path)))
+	return err
+}
+
+// Greet says HELLO, as the agent of a slave that mounts nothing yet.
+func (c *Conn) Greet(slave string) error {
+	var args []byte
+	for _, text := range []string{slave, "e2e", "relay", "e2e"} {
+		args = AppendOpaque(args, []byte(text))
+	}
+	args = AppendU32(args, 0, 0)       // mounts
+	args = AppendU32(args, 0, 0, 0, 0) // the last reattach: when and how long
+	args = AppendU32(args, 0, 0, 0)    // from where to where, why
+	_, err := c.exchange(Call{Program: ProgramHello, Version: 1, Procedure: 1, Args: args})
+	return err
+}
+
 // nfs makes one NFS call and takes its status off the results.
 func (c *Conn) nfs(what string, procedure uint32, args []byte) (*reply, error) {
 	r, err := c.call(ProgramNFS, procedure, args)

@@ -52,9 +52,14 @@ func (c *Conn) Close() { c.conn.Close() }
 
 // call sends one call and returns its results; they are good until the next call.
 func (c *Conn) call(program, procedure uint32, args []byte) (*reply, error) {
+	return c.exchange(Call{Program: program, Version: version, Procedure: procedure, Args: args})
+}
+
+func (c *Conn) exchange(call Call) (*reply, error) {
 	c.xid++
+	call.XID = c.xid
 	c.conn.SetDeadline(time.Now().Add(c.limit))
-	b := AppendCall(make([]byte, 0, 128+len(args)), Call{XID: c.xid, Program: program, Version: version, Procedure: procedure, Args: args})
+	b := AppendCall(make([]byte, 0, 128+len(call.Args)), call)
 	if _, err := c.conn.Write(b); err != nil {
 		return nil, fmt.Errorf("nfs: send: %w", err)
 	}

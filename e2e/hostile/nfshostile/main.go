@@ -1,6 +1,6 @@
 // Command nfshostile is one of the clients of package hostile, until its standard input ends.
 //
-//	nfshostile [-conns N] [-seed N] [-at HOST:PORT] nfs://HOST/EXPORT?nfsport=P&mountport=P KIND PATH
+//	nfshostile [-conns N] [-seed N] [-at HOST:PORT] [-from ADDRESS] nfs://HOST/EXPORT?nfsport=P&mountport=P KIND PATH
 //
 // PATH is a file below the export that can be read. -at names another address than that of NFS.
 package main
@@ -25,6 +25,7 @@ func main() {
 	var t hostile.Target
 	flag.IntVar(&t.Conns, "conns", 0, "connections at once; 0: as many as the kind has by itself")
 	flag.Uint64Var(&t.Seed, "seed", 1, "what is sent is drawn by it")
+	flag.StringVar(&t.From, "from", "", "`address` of this host that is attacked from")
 	at := flag.String("at", "", "`host:port` that is attacked; that of NFS if empty")
 	flag.Parse()
 	runtime.GOMAXPROCS(1)
