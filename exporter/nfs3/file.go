@@ -153,6 +153,11 @@ func (p *Program) read(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, er
 	if offset < size {
 		want = int(min(uint64(count), size-offset, maxTransfer))
 	}
+	if want >= lendLeast && c.CanLend() {
+		if out, ok := o.lend(c, dst, offset, want); ok {
+			return out, nil
+		}
+	}
 	at := len(dst)
 	dst = c.Grow(dst, readHeader+want+4)
 	data := dst[at+readHeader : at+readHeader+want]
@@ -166,15 +171,20 @@ func (p *Program) read(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, er
 		p.failed.note(o.export.Name, o.node.Ino(), err)
 		return appendFailure(dst, statusIO, &o), nil
 	}
-	dst = appendFailure(dst, statusOK, &o)
-	dst = rpc.AppendUint32(dst, uint32(n))
-	dst = rpc.AppendBool(dst, eof)
-	dst = rpc.AppendUint32(dst, uint32(n))
+	dst = o.appendReadHeader(dst, n, eof)
 	dst = dst[:len(dst)+n]
 	return append(dst, padding[:-n&3]...), nil
 }
 
 var padding [4]byte
+
+// appendReadHeader appends what comes before the n bytes of data.
+func (o *object) appendReadHeader(dst []byte, n int, eof bool) []byte {
+	dst = appendFailure(dst, statusOK, o)
+	dst = rpc.AppendUint32(dst, uint32(n))
+	dst = rpc.AppendBool(dst, eof)
+	return rpc.AppendUint32(dst, uint32(n))
+}
 
 // fetch reads a file's bytes: at once, when they are in memory, else only in a call that may block, and then with a
 // bounded number of others.

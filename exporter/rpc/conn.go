@@ -49,12 +49,19 @@ type Conn struct {
 	idle          *time.Timer
 	onReadableNow func(fd uintptr) bool
 	onWritableNow func(fd uintptr) bool
+	onLend        func(fd uintptr) bool
+	onSend        func(fd uintptr) bool
+	onLent        func(mem []byte)
 	wroteN        int
 
-	wmu     sync.Mutex // one writer at a time; taken after no other lock and before none
-	writeBy time.Time  // guarded by wmu: the deadline that is set
-	unsent  []byte     // guarded by wmu: what is to be written before anything else
-	torn    error      // guarded by wmu: why a write ended in the middle of a reply
+	wmu       sync.Mutex // one writer at a time; taken after no other lock and before none
+	writeBy   time.Time  // guarded by wmu: the deadline that is set
+	unsent    []byte     // guarded by wmu: what is to be written before anything else
+	torn      error      // guarded by wmu: why a write ended in the middle of a reply
+	lending   lending    // guarded by wmu
+	sending   []byte     // guarded by wmu, as what follows: what writeAll has left to write
+	sendFlags int
+	sendErr   error
 
 	mu       sync.Mutex    // guards what follows, and the order of SetReadDeadline against stopping
 	stopping bool          // the reader is to end when it has answered what it holds
@@ -120,6 +127,7 @@ func newConn(s *Server, nc net.Conn) *Conn {
 	}
 	c.onReadable = c.tryRead
 	c.onReadableNow, c.onWritableNow = c.readNow, c.writeNow
+	c.onLend, c.onSend, c.onLent = c.lend, c.send, c.lent
 	c.call.Conn = c
 	return c
 }
@@ -147,6 +155,7 @@ func (c *Conn) serve(ctx context.Context) error {
 	}
 	c.nc.Close()
 	c.settle()
+	c.call.body.drop()
 	c.dropOutput()
 	c.in.giveBack()
 	return err
@@ -180,7 +189,9 @@ func (c *Conn) answer(ctx context.Context, n int) (now time.Time, err error) {
 	sent, err := c.answerAll(ctx, came)
 	more, failed := c.flush(came)
 	now = c.account(came, n, sent+more)
-	c.bulk = sent+more >= bulkAt
+	if n > 0 { // else it is what the loop has left
+		c.bulk = sent+more >= bulkAt
+	}
 	if err == nil {
 		err = failed
 	}
@@ -190,6 +201,11 @@ func (c *Conn) answer(ctx context.Context, n int) (now time.Time, err error) {
 // answerAll answers every whole record that is buffered. It returns the bytes that it wrote itself because they were
 // many.
 func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err error) {
+	if c.call.body.from != nil && !c.looped { // the loop has left it
+		if sent, err = c.flush(came); err != nil {
+			return sent, err
+		}
+	}
 	if c.held != nil {
 		rec := c.held
 		c.held = nil
@@ -218,7 +234,7 @@ func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err err
 		default:
 			return sent, err
 		}
-		if len(c.out.b) >= flushAt {
+		if len(c.out.b) >= flushAt || c.call.body.from != nil {
 			if c.looped {
 				return sent, errWait
 			}
@@ -236,6 +252,9 @@ func (c *Conn) flush(now time.Time) (int, error) {
 	if c.out == nil || len(c.out.b) == 0 {
 		return 0, nil
 	}
+	if c.call.body.from != nil {
+		return c.writeBody(now)
+	}
 	n := len(c.out.b)
 	err := c.write(c.out.b, now)
 	c.out.b = c.out.b[:0]
@@ -247,6 +266,15 @@ func (c *Conn) flush(now time.Time) (int, error) {
 func (c *Conn) write(b []byte, now time.Time) error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
+	err := c.prepareWrite(now)
+	if err == nil && len(b) > 0 {
+		err = c.writeAll(b, 0)
+	}
+	return c.tear(err)
+}
+
+// prepareWrite sets the deadline, and writes what is to be written before anything else.
+func (c *Conn) prepareWrite(now time.Time) error {
 	if c.torn != nil {
 		return c.torn
 	}
@@ -257,15 +285,17 @@ func (c *Conn) write(b []byte, now time.Time) error {
 			return err
 		}
 	}
-	var err error
-	if len(c.unsent) > 0 {
-		_, err = c.nc.Write(c.unsent)
-		c.unsent = nil
+	if len(c.unsent) == 0 {
+		return nil
 	}
-	if err == nil && len(b) > 0 {
-		_, err = c.nc.Write(b)
-	}
-	if err != nil {
+	err := c.writeAll(c.unsent, 0)
+	c.unsent = nil
+	return err
+}
+
+// tear closes the connection when err says that a write has ended early.
+func (c *Conn) tear(err error) error {
+	if err != nil && c.torn == nil {
 		c.torn = err
 		c.cut()
 	}
@@ -312,27 +342,23 @@ func (c *Conn) fill(now time.Time) (int, error) {
 
 // tryRead is given to the poller: it reads without waiting, and gives the buffers back before it lets the reader park.
 func (c *Conn) tryRead(fd uintptr) bool {
-	for {
-		n, err := syscall.Read(int(fd), c.in.space())
-		switch {
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case errors.Is(err, syscall.EAGAIN):
-			c.in.release()
-			c.dropOutput()
-			if c.loop == nil || c.bulk || c.in.partial() {
-				return false
-			}
-			c.readErr = errRest
-		case err != nil:
-			c.readErr = os.NewSyscallError("read", err)
-		case n == 0:
-			c.readErr = io.EOF
-		default:
-			c.readN = n
+	n, errno := readOnce(int(fd), c.in.space())
+	switch {
+	case errno == syscall.EAGAIN:
+		c.in.release()
+		c.dropOutput()
+		if c.loop == nil || c.bulk || c.in.partial() {
+			return false
 		}
-		return true
+		c.readErr = errRest
+	case errno != 0:
+		c.readErr = os.NewSyscallError("read", errno)
+	case n == 0:
+		c.readErr = io.EOF
+	default:
+		c.readN = n
 	}
+	return true
 }
 
 // dropOutput gives the output buffer back. It is empty: only a batch that was written is followed by a wait.

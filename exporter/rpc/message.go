@@ -144,9 +144,9 @@ func appendAccepted(dst []byte, xid, stat uint32) []byte {
 	return append(dst, h[:]...)
 }
 
-// finishRecord sets the mark of the one-fragment record that begins at dst[at].
-func finishRecord(dst []byte, at int) {
-	binary.BigEndian.PutUint32(dst[at:], lastFragment|uint32(len(dst)-at-markSize))
+// finishRecord sets the mark of the one-fragment record that begins at dst[at], and has a body of so many bytes besides.
+func finishRecord(dst []byte, at, body int) {
+	binary.BigEndian.PutUint32(dst[at:], lastFragment|uint32(len(dst)-at-markSize+body))
 }
 
 // appendDenial appends the record that answers a header with a bad verdict.
@@ -168,6 +168,6 @@ func appendDenial(dst []byte, xid uint32, v verdict) []byte {
 		dst = AppendUint32(dst, rejectAuthError)
 		dst = AppendUint32(dst, authBadCred)
 	}
-	finishRecord(dst, at)
+	finishRecord(dst, at, 0)
 	return dst
 }

@@ -59,6 +59,7 @@ type Call struct {
 	Cost int
 
 	out  *buffer
+	body body
 	gids [maxGIDs]uint32
 	// The credential last decoded, as it came: a client sends the same one with almost every call.
 	rawCred []byte

@@ -42,15 +42,16 @@ func (r *responder) respond(ctx context.Context, c *Call, rec []byte) error {
 		c.out.b = appendAccepted(c.out.b, c.XID, acceptProgMismatch)
 		c.out.b = AppendUint32(c.out.b, low)
 		c.out.b = AppendUint32(c.out.b, high)
-		finishRecord(c.out.b, at)
+		finishRecord(c.out.b, at, 0)
 		return nil
 	}
 	dst, err := r.invoke(ctx, p, c, appendAccepted(c.out.b, c.XID, acceptSuccess))
 	if err == nil {
-		finishRecord(dst, at)
+		finishRecord(dst, at, c.body.size)
 		c.out.b = dst
 		return nil
 	}
+	c.body = body{} // the program's again
 	// Grow may have moved what was there: only the length is known
 	c.out.b = c.out.b[:at]
 	return r.failed(c, at, err)
@@ -121,6 +122,6 @@ func (r *responder) report(c *Call, err error) {
 // accept makes the reply at c.out.b[at:] an empty one with an accept_stat.
 func (c *Call) accept(at int, stat uint32) error {
 	c.out.b = appendAccepted(c.out.b[:at], c.XID, stat)
-	finishRecord(c.out.b, at)
+	finishRecord(c.out.b, at, 0)
 	return nil
 }

@@ -68,6 +68,7 @@ func (c *Conn) resume(now time.Time) error {
 	err := c.stuck
 	c.stuck = nil
 	n, failed := c.flush(now)
+	c.bulk = c.bulk || n >= bulkAt
 	if failed == nil {
 		failed = c.write(nil, now) // what is unsent
 	}
@@ -158,27 +159,26 @@ func (c *Conn) takeTurn(ctx context.Context) bool {
 
 // readNow is given to the poller: it reads once, and lets nobody park.
 func (c *Conn) readNow(fd uintptr) bool {
-	for {
-		n, err := syscall.Read(int(fd), c.in.space())
-		switch {
-		case errors.Is(err, syscall.EINTR):
-			continue
-		case errors.Is(err, syscall.EAGAIN):
-		case err != nil:
-			c.readErr = os.NewSyscallError("read", err)
-		case n == 0:
-			c.readErr = errRest // its goroutine finds out what that means
-		default:
-			c.readN = n
-		}
-		return true
+	n, errno := readOnce(int(fd), c.in.space())
+	switch {
+	case errno == syscall.EAGAIN:
+	case errno != 0:
+		c.readErr = os.NewSyscallError("read", errno)
+	case n == 0:
+		c.readErr = errRest // its goroutine finds out what that means
+	default:
+		c.readN = n
 	}
+	return true
 }
 
 // flushNow writes the batch as far as it goes without waiting. It reports whether that was all of it.
 func (c *Conn) flushNow() (sent int, ok bool) {
 	if c.out == nil || len(c.out.b) == 0 {
 		return 0, true
+	}
+	if c.call.body.from != nil {
+		return 0, false // its goroutine writes it
 	}
 	if !c.wmu.TryLock() {
 		return 0, false
@@ -199,14 +199,8 @@ func (c *Conn) flushNow() (sent int, ok bool) {
 
 // writeNow is given to the poller: it writes once, and lets nobody park.
 func (c *Conn) writeNow(fd uintptr) bool {
-	for {
-		n, err := syscall.Write(int(fd), c.out.b)
-		if errors.Is(err, syscall.EINTR) {
-			continue
-		}
-		if err == nil {
-			c.wroteN = n
-		}
-		return true
+	if n, errno := sendOnce(int(fd), c.out.b, 0); errno == 0 {
+		c.wroteN = n
 	}
+	return true
 }

@@ -66,8 +66,11 @@ func place(t *testing.T, c net.Conn, r *rand.Rand, all []order) {
 
 // Every call is answered once, with its own bytes, whoever has the connection: the loop, its helpers or its goroutine.
 func TestEveryCallIsAnsweredOnce(t *testing.T) {
-	_, e, dial, _ := serving(t, func(c *Config) { c.MaxInFlight = 3 })
-	e.let, e.began = make(chan struct{}, 100_000), make(chan uint32, 100_000)
+	_, e, dial, _ := serving(t, func(c *Config) {
+		c.MaxInFlight = 3
+		e := c.Programs[0].(*echo)
+		e.let, e.began = make(chan struct{}, 100_000), make(chan uint32, 100_000)
+	})
 	const conns, calls = 12, 400
 	var all sync.WaitGroup
 	for i := range uint64(conns) {

@@ -71,5 +71,5 @@ func (b *blocks) sum(x *seals, object []byte) []blockSum {
 
 // span returns the words of blocks first to last.
 func (b *blocks) span(first, last int64) span {
-	return span{first: b.id + uint64(first), stride: 1, n: int(last - first + 1)}
+	return span{first: b.id + uint64(first), stride: 1, n: int(last - first + 1), blocks: true}
 }

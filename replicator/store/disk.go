@@ -170,6 +170,7 @@ type file struct {
 	used    atomic.Bool  // read since the cache's clock hand passed
 	blocks  *blocks      // of a large object; set before it is shared
 	loaded  atomic.Int64 // of a pack: the end of what was last read from the disk
+	view    view         // of a large object
 }
 
 // newFile takes f over. The kernel is told not to read ahead: what nobody has asked for would come into the page cache
@@ -203,6 +204,7 @@ func (f *file) acquire() bool {
 
 func (f *file) release() error {
 	if f.refs.Add(-1) == 0 {
+		f.view.close()
 		return f.f.Close()
 	}
 	return nil
@@ -238,6 +240,7 @@ func (f *file) dropCached(off, size int64) {
 	page := int64(os.Getpagesize())
 	end := (off + size + page - 1) / page * page
 	off = off / page * page
+	f.view.drop(off, end)
 	_ = unix.Fadvise(f.fd, off, end-off, unix.FADV_DONTNEED)
 	runtime.KeepAlive(f)
 }
@@ -257,14 +260,15 @@ func (f *file) same(path string) bool {
 }
 
 // preadCached is one preadv2 with RWF_NOWAIT: what the page cache holds of p, from off, or 0 when that is nothing or the
-// kernel or the file system does not know how. p is not empty. golang.org/x/sys has the call too, but allocates for it.
+// kernel or the file system does not know how. p is not empty. golang.org/x/sys has the call too, but allocates for
+// it. Go's scheduler is not told: this never waits, and telling it costs as much as a small read.
 func (f *file) preadCached(p []byte, off int64) int {
 	if f.disk.fault != nil && f.disk.check("read", f.f.Name()) != nil {
 		return 0
 	}
 	iov := unix.Iovec{Base: unsafe.SliceData(p)}
 	iov.SetLen(len(p))
-	n, _, errno := unix.Syscall6(unix.SYS_PREADV2, uintptr(f.fd), uintptr(unsafe.Pointer(&iov)), 1,
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(f.fd), uintptr(unsafe.Pointer(&iov)), 1,
 		uintptr(off), uintptr(uint64(off)>>(unsafe.Sizeof(uintptr(0))*4)>>(unsafe.Sizeof(uintptr(0))*4)), unix.RWF_NOWAIT)
 	runtime.KeepAlive(p)
 	runtime.KeepAlive(f)

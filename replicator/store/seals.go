@@ -20,6 +20,8 @@ import (
 
 const (
 	sealWords = 1 << 16
+	// blockWords is more, for blocks of large objects: chance must not break the seal of one that is being lent (see Lend).
+	blockWords = 1 << 19
 	// A word is two counts of who is in it, which of them newcomers join, and the count of loads.
 	readerBits = 14
 	readerMask = 1<<readerBits - 1
@@ -28,16 +30,23 @@ const (
 )
 
 // seals are the words, for all files of a store. Pages share a word by chance: that costs a hash now and then.
-type seals struct{ words [sealWords]atomic.Uint64 }
+type seals struct {
+	words  [sealWords]atomic.Uint64
+	blocks []atomic.Uint64 // of large objects; blockWords
+}
 
 // span names words: those of the first and the last page of an object in a pack, which it shares with its neighbours, or
 // those of some blocks of a large object.
 type span struct {
 	first, stride uint64
 	n             int
+	blocks        bool
 }
 
 func (x *seals) word(sp span, i int) *atomic.Uint64 {
+	if sp.blocks {
+		return &x.blocks[(sp.first+uint64(i)*sp.stride)%blockWords]
+	}
 	return &x.words[(sp.first+uint64(i)*sp.stride)%sealWords]
 }
 

@@ -102,6 +102,7 @@ func open(dir string, o Options, k *disk) (_ *Store, err error) {
 	s := &Store{dir: dir, o: o, log: o.Logger, disk: k, upkeep: make(chan struct{}, 1), nextID: 1}
 	s.room.dir, s.room.reserve, s.room.statfs = dir, o.Reserve, unix.Statfs
 	s.heal.init()
+	s.seals.blocks = make([]atomic.Uint64, blockWords) // the system gives memory only for those that are used
 	s.packs.Store(&[]*pack{})
 	s.pageShift = pageShift(dir)
 	s.large.init(filepath.Join(dir, "large"), o.MaxOpen, k)

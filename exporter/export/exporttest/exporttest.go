@@ -187,6 +187,19 @@ func (b *blob) ReadAt(p []byte, off int64) (int, error) {
 	return bytes.NewReader(b.b).ReadAt(p, off)
 }
 
+// Lendable implements volume.Lender.
+func (b *blob) Lendable(off, n int64) bool { return !b.v.Cold.Load() && !b.v.Broken.Load() }
+
+// Lend implements volume.Lender: little at a time.
+func (b *blob) Lend(off, n int64, use func(mem []byte)) (int, bool) {
+	if !b.Lendable(off, n) {
+		return 0, false
+	}
+	p := b.b[off:min(off+n, off+100_000, b.Size())]
+	use(p)
+	return len(p), true
+}
+
 func (b *blob) ReadCached(p []byte, off int64) (int, bool) {
 	if b.v.Cold.Load() || b.v.Broken.Load() {
 		return 0, false

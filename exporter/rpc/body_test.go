@@ -1,0 +1,150 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+)
+
+// lender answers procedure 0 with an opaque whose bytes it lends; all of them come from content. The arguments say how many,
+// and what goes wrong.
+type lender struct {
+	content []byte
+	out     atomic.Int32 // bodies that have not been given back
+}
+
+const (
+	lendsAll    = iota
+	lendsLittle // 10,000 bytes at a time
+	lendsNone
+	lendsHalf // then they must be read
+	lendsBad  // the second half is not good
+	lendsLost // the second half can be neither lent nor read
+	lendsKinds
+)
+
+func (l *lender) Number() uint32             { return echoNumber }
+func (l *lender) Versions() (uint32, uint32) { return 3, 3 }
+
+func (l *lender) Append(_ context.Context, c *Call, dst []byte) ([]byte, error) {
+	d := NewDecoder(c.Args)
+	size, kind := int(d.Uint32()), int(d.Uint32())
+	if !c.CanLend() {
+		return nil, errors.New("cannot lend")
+	}
+	l.out.Add(1)
+	dst = AppendUint32(dst, uint32(size+4))
+	c.Attach(dst, &lentBody{l, kind, size}, size)
+	return append(dst, "end."...), nil
+}
+
+type lentBody struct {
+	l          *lender
+	kind, size int
+}
+
+func (b *lentBody) GiveBack() { b.l.out.Add(-1) }
+
+func (b *lentBody) Lend(off, n int, use func([]byte)) (int, bool) {
+	second := off >= b.size/2
+	switch {
+	case b.kind == lendsNone, second && (b.kind == lendsHalf || b.kind == lendsLost):
+		return 0, false
+	case b.kind == lendsLittle:
+		n = min(n, 10_000)
+	case !second:
+		n = min(n, b.size/2-off)
+	}
+	use(b.l.content[off : off+n])
+	return n, b.kind != lendsBad || !second
+}
+
+func (b *lentBody) Read(p []byte, off int) error {
+	if b.kind == lendsLost {
+		return io.ErrUnexpectedEOF
+	}
+	copy(p, b.l.content[off:])
+	return nil
+}
+
+func lendingServer(t *testing.T) (*lender, func() peer) {
+	l := &lender{content: make([]byte, 1<<20)}
+	random := rand.NewChaCha8([32]byte{1})
+	random.Read(l.content) //nolint:errcheck // never fails
+	_, _, dial, stop := serving(t, func(c *Config) { c.Programs = []Program{l, newEcho()} })
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if n := l.out.Load(); n != 0 {
+			t.Errorf("%d bodies were not given back", n)
+		}
+	})
+	return l, dial
+}
+
+func wanted(xid uint32, size, kind int) []byte {
+	return call(xid, 0, AppendUint32(AppendUint32(nil, uint32(size)), uint32(kind))...)
+}
+
+// Bodies come whole, in order and between other replies, however they are lent.
+func TestBodies(t *testing.T) {
+	l, dial := lendingServer(t)
+	p := dial()
+	sizes := []int{1, 4096, 100_000, 1 << 20}
+	var calls [][]byte
+	for i, size := range sizes {
+		for kind := lendsAll; kind <= lendsHalf; kind++ {
+			calls = append(calls, wanted(uint32(10*i+kind), size, kind))
+		}
+	}
+	go func() {
+		for _, c := range calls {
+			if _, err := p.Write(record(c, 0)); err != nil {
+				return // it shows in what comes back
+			}
+		}
+	}()
+	for i, size := range sizes {
+		for kind := lendsAll; kind <= lendsHalf; kind++ {
+			got := p.accepted(p.recv(), uint32(10*i+kind), acceptSuccess)
+			if n := binary.BigEndian.Uint32(got); int(n) != size+4 || len(got) != size+8 {
+				t.Fatalf("%d bytes, %d were announced; want %d", len(got), n, size+4)
+			}
+			if !bytes.Equal(got[4:4+size], l.content[:size]) || string(got[4+size:]) != "end." {
+				t.Fatalf("size %d, kind %d: wrong bytes", size, kind)
+			}
+		}
+	}
+}
+
+// What is not good, or lost, never becomes a whole reply: the connection ends before it.
+func TestBodiesThatAreNotGood(t *testing.T) {
+	_, dial := lendingServer(t)
+	for _, kind := range []int{lendsBad, lendsLost} {
+		p := dial()
+		p.send(wanted(1, 300_000, lendsAll), wanted(2, 300_000, kind), wanted(3, 300_000, lendsAll))
+		p.accepted(p.recv(), 1, acceptSuccess)
+		if b, err := receive(p); err == nil {
+			t.Errorf("kind %d: a reply of %d bytes", kind, len(b))
+		}
+	}
+}
+
+// A peer that goes away in the middle leaves nothing behind; lendingServer looks.
+func TestBodiesNobodyReads(t *testing.T) {
+	_, dial := lendingServer(t)
+	for range 10 {
+		p := dial()
+		p.send(wanted(1, 1<<20, lendsAll), wanted(2, 1<<20, lendsLittle))
+		if _, err := io.ReadFull(p, make([]byte, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		p.Close()
+	}
+}
