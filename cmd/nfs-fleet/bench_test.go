@@ -151,7 +151,10 @@ func (b *bench) Masters(context.Context) ([]console.MasterStatus, error) {
 	return b.status.Masters, b.ask("masters")
 }
 
-func (b *bench) Drain(_ context.Context, master string) error   { return b.ask("drain %s", master) }
+func (b *bench) Drain(_ context.Context, master string, r console.DrainRequest) error {
+	return b.ask("drain %s force=%t", master, r.Force)
+}
+
 func (b *bench) Undrain(_ context.Context, master string) error { return b.ask("undrain %s", master) }
 
 func (b *bench) RemoveMaster(_ context.Context, master string) error {

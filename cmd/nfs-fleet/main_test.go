@@ -81,7 +81,7 @@ func TestTranscripts(t *testing.T) {
 			"token create --shard www extra", "token list", "token list -o json", "token revoke k3v9x2ab", "token revoke k3v9x2ab -o json",
 		},
 		"master": {
-			"master list", "master drain m2", "master undrain m2", "master remove m2", "master remove m2 --yes", "master drain m2 -o json", "master drain M2",
+			"master list", "master drain m2", "master drain m2 --force", "master undrain m2", "master remove m2", "master remove m2 --yes", "master drain m2 -o json", "master drain M2",
 		},
 		"slave": {
 			"slave list", "slave show web17", "slave show db1", "slave show no", "slave show web18 -o json", "slave move web17 m2", "slave move web17 m2 -o json",

@@ -16,11 +16,7 @@ import (
 func (a *app) masterCommand() *cobra.Command {
 	return group("master", "List, drain and remove masters",
 		a.masterListCommand(),
-		a.masterVerb("drain MASTER", "Move a master's leaderships and slaves to others, and keep them there",
-			"drain moves what a master leads, and the slaves that read from it, to other masters, and keeps them there until\n"+
-				"`undrain`, after a restart too: before an upgrade, a reboot or a removal. Whoever stays is served all the same.\n"+
-				"Slaves do not come back by themselves: see `nfs-fleet rebalance`.",
-			(*console.Client).Drain, "%s: drained: it leads nothing and is nobody's home until `nfs-fleet master undrain %s`\n", "drained"),
+		a.masterDrainCommand(),
 		a.masterVerb("undrain MASTER", "Let a drained master lead and have slaves again", "",
 			(*console.Client).Undrain, "%s: takes part again%.0s\n", "undrained"),
 		a.masterRemoveCommand())
@@ -67,6 +63,19 @@ func (a *app) masterVerb(use, short, long string, do func(*console.Client, conte
 			return a.show(map[string]any{"master": args[0], result: true}, func(w io.Writer) { fmt.Fprintf(w, done, args[0], args[0]) })
 		},
 	}
+}
+
+func (a *app) masterDrainCommand() *cobra.Command {
+	var r console.DrainRequest
+	drain := func(c *console.Client, ctx context.Context, master string) error { return c.Drain(ctx, master, r) }
+	cmd := a.masterVerb("drain MASTER", "Move a master's leaderships and slaves to others, and keep them there",
+		"drain moves what a master leads, and the slaves that read from it, to other masters, and keeps them there until\n"+
+			"`undrain`, after a restart too: before an upgrade, a reboot or a removal. Whoever stays is served all the same.\n"+
+			"Slaves do not come back by themselves: see `nfs-fleet rebalance`. The last master that slaves can read from is drained with\n"+
+			"--force only.",
+		drain, "%s: drained: it leads nothing and is nobody's home until `nfs-fleet master undrain %s`\n", "drained")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "also the last one that slaves can read from")
+	return cmd
 }
 
 func (a *app) masterRemoveCommand() *cobra.Command {

@@ -54,7 +54,11 @@ func (a *api) onMaster(w http.ResponseWriter, r *http.Request, do func(ctx conte
 }
 
 func (a *api) drain(w http.ResponseWriter, r *http.Request) error {
-	return a.onMaster(w, r, a.control.Drain)
+	var req DrainRequest
+	if err := readBody(w, r, &req); err != nil {
+		return err
+	}
+	return a.onMaster(w, r, func(ctx context.Context, master string) error { return a.control.Drain(ctx, master, req) })
 }
 
 func (a *api) undrain(w http.ResponseWriter, r *http.Request) error {

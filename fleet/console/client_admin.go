@@ -30,25 +30,25 @@ func (c *Client) Self(ctx context.Context) (MasterStatus, error) {
 }
 
 // Drain is Control.Drain.
-func (c *Client) Drain(ctx context.Context, master string) error {
-	return c.onMaster(ctx, http.MethodPost, master, "/drain")
+func (c *Client) Drain(ctx context.Context, master string, r DrainRequest) error {
+	return c.onMaster(ctx, http.MethodPost, master, "/drain", r)
 }
 
 // Undrain is Control.Undrain.
 func (c *Client) Undrain(ctx context.Context, master string) error {
-	return c.onMaster(ctx, http.MethodPost, master, "/undrain")
+	return c.onMaster(ctx, http.MethodPost, master, "/undrain", nil)
 }
 
 // RemoveMaster is Control.RemoveMaster.
 func (c *Client) RemoveMaster(ctx context.Context, master string) error {
-	return c.onMaster(ctx, http.MethodDelete, master, "")
+	return c.onMaster(ctx, http.MethodDelete, master, "", nil)
 }
 
-func (c *Client) onMaster(ctx context.Context, method, master, verb string) error {
+func (c *Client) onMaster(ctx context.Context, method, master, verb string, body any) error {
 	if err := fleet.ValidName(master); err != nil {
 		return Errorf(ErrInvalid, "master %w", err)
 	}
-	_, err := call[empty](ctx, c, request{method: method, path: "/v1/masters/" + url.PathEscape(master) + verb, timeout: slowTimeout})
+	_, err := call[empty](ctx, c, request{method: method, path: "/v1/masters/" + url.PathEscape(master) + verb, body: body, timeout: slowTimeout})
 	return err
 }
 

@@ -68,7 +68,7 @@ func exchanges() []exchange {
 		}, "recover shard www {AcceptLoss:true}", func(f *fake) any { return f.lost }},
 		{"Masters", func(ctx context.Context, c Control) (any, error) { return c.Masters(ctx) }, "masters", func(f *fake) any { return f.status.Masters }},
 		{"Self", func(ctx context.Context, c Control) (any, error) { return c.Self(ctx) }, "self", func(f *fake) any { return f.status.Masters[0] }},
-		{"Drain", func(ctx context.Context, c Control) (any, error) { return ok(c.Drain(ctx, "m2")) }, "drain m2", nothing},
+		{"Drain", func(ctx context.Context, c Control) (any, error) { return ok(c.Drain(ctx, "m2", DrainRequest{true})) }, "drain m2 {Force:true}", nothing},
 		{"Undrain", func(ctx context.Context, c Control) (any, error) { return ok(c.Undrain(ctx, "m2")) }, "undrain m2", nothing},
 		{"RemoveMaster", func(ctx context.Context, c Control) (any, error) { return ok(c.RemoveMaster(ctx, "m2")) }, "remove m2", nothing},
 		{"Slaves", func(ctx context.Context, c Control) (any, error) { return c.Slaves(ctx) }, "slaves", func(f *fake) any { return f.status.Slaves.Shown }},

@@ -52,7 +52,8 @@ type Control interface {
 	Self(ctx context.Context) (MasterStatus, error)
 	// Drain takes a master's leaderships and slaves away and keeps them away, after a restart too, until Undrain. It returns
 	// when the master leads nothing, and its slaves have other homes if that does not take long. A lost master can be drained; draining one twice is no error.
-	Drain(ctx context.Context, master string) error
+	// ErrConflict: no other master is there that slaves can read from, and it is not forced.
+	Drain(ctx context.Context, master string, r DrainRequest) error
 	// Undrain lets a drained master lead again. One that is not drained is no error.
 	Undrain(ctx context.Context, master string) error
 	// RemoveMaster takes a master out of the fleet for good: its data directory can never join again. ErrConflict: it is

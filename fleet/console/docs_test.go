@@ -48,7 +48,7 @@ func TestEverythingIsDocumented(t *testing.T) {
 	}
 	for _, v := range []any{
 		Status{}, Shard{}, ShardPatch{}, PublishRequest{}, RollbackRequest{}, Published{}, Progress{}, tree.Generation{}, changeJSON{},
-		VerifyRequest{}, VerifyReport{}, RecoverRequest{}, RecoverReport{}, TokenRequest{}, TokenMade{}, RecoverShardRequest{}, RecoverShardReport{}, SlaveMove{}, RebalanceRequest{}, leadership{}, uploadID{}, digests{}, diffed{}, apiError{},
+		VerifyRequest{}, VerifyReport{}, RecoverRequest{}, RecoverReport{}, TokenRequest{}, TokenMade{}, RecoverShardRequest{}, RecoverShardReport{}, SlaveMove{}, RebalanceRequest{}, DrainRequest{}, leadership{}, uploadID{}, digests{}, diffed{}, apiError{},
 	} {
 		look(reflect.TypeOf(v))
 	}

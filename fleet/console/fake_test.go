@@ -134,7 +134,10 @@ func (f *fake) Self(context.Context) (MasterStatus, error) {
 	return f.status.Masters[0], err
 }
 
-func (f *fake) Drain(_ context.Context, master string) error   { return f.asked("drain %s", master) }
+func (f *fake) Drain(_ context.Context, master string, r DrainRequest) error {
+	return f.asked("drain %s %+v", master, r)
+}
+
 func (f *fake) Undrain(_ context.Context, master string) error { return f.asked("undrain %s", master) }
 
 func (f *fake) RemoveMaster(_ context.Context, master string) error {

@@ -35,6 +35,11 @@ type MasterStatus struct {
 	Heard []SlaveStatus `json:"heard,omitempty"`
 }
 
+// DrainRequest says how to drain a master.
+type DrainRequest struct {
+	Force bool `json:"force,omitempty"` // also the last one that slaves can read from
+}
+
 // The states of a master that an operator sees.
 const (
 	MasterStarting = "starting"

@@ -312,11 +312,11 @@ func TestTheCallerIsKnown(t *testing.T) {
 	if fmt.Sprintf("%#v", f.publisher) != fmt.Sprintf("%#v", want) || f.publisher.String() != "root@web1 漢 token "+token.ID+" from 127.0.0.1" {
 		t.Errorf("%#v", f.publisher)
 	}
-	if err := s.as("m2", "m1").Drain(t.Context(), "m3"); err != nil || f.drainer.Kind != CallerMaster || f.drainer.Name != "m2" {
+	if err := s.as("m2", "m1").Drain(t.Context(), "m3", DrainRequest{}); err != nil || f.drainer.Kind != CallerMaster || f.drainer.Name != "m2" {
 		t.Errorf("%v, %#v", err, f.drainer)
 	}
 	plain, _, _ := serve(t, f)
-	if err := plain.Drain(t.Context(), "m3"); err != nil || f.drainer.String() != "local" {
+	if err := plain.Drain(t.Context(), "m3", DrainRequest{}); err != nil || f.drainer.String() != "local" {
 		t.Errorf("%v, %#v", err, f.drainer)
 	}
 	if (Caller{}).String() != "" {
@@ -335,7 +335,7 @@ func (c *callers) Publish(_ context.Context, _ string, r PublishRequest, _ func(
 	return Published{}, nil
 }
 
-func (c *callers) Drain(ctx context.Context, _ string) error {
+func (c *callers) Drain(ctx context.Context, _ string, _ DrainRequest) error {
 	c.drainer = CallerOf(ctx)
 	return nil
 }

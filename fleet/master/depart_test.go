@@ -229,7 +229,7 @@ func TestAPlannedMoveEndsNoConnection(t *testing.T) {
 	s.undisturbed("moved")
 
 	drained := first.Fallbacks[0]
-	if err := all["m1"].client.Drain(t.Context(), drained); err != nil {
+	if err := all["m1"].client.Drain(t.Context(), drained, console.DrainRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	second := s.until("another than the drained one", func(now string) bool { return now != drained })

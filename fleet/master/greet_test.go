@@ -13,6 +13,7 @@ import (
 
 	"github.com/nfs-fleet/nfs-fleet/exporter/hello"
 	"github.com/nfs-fleet/nfs-fleet/fleet"
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 )
 
 // answers greets a master until ok accepts its answer.
@@ -78,7 +79,7 @@ func TestEveryMasterAnswersHello(t *testing.T) {
 	}
 
 	// A drained master sends slaves elsewhere.
-	if err := m1.client.Drain(t.Context(), "m2"); err != nil {
+	if err := m1.client.Drain(t.Context(), "m2", console.DrainRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	all["m2"].answers("m2 drained", g, func(a hello.Answer) bool {

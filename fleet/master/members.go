@@ -68,9 +68,13 @@ func lag(v fleet.View, serves map[string]uint64) map[string]uint64 {
 }
 
 // Drain implements console.Control.
-func (c control) Drain(ctx context.Context, name string) error {
+func (c control) Drain(ctx context.Context, name string, r console.DrainRequest) error {
 	if err := c.knownMaster(name); err != nil {
 		return err
+	}
+	inStep := func(master string) bool { g := c.guide.Load(); return g == nil || g.places[master].inStep }
+	if !r.Force && lastToReadFrom(c.lastView(), name, inStep) {
+		return console.Errorf(console.ErrConflict, "master %s is the last one that slaves can read from: start or `undrain` another one and let it catch up; --force drains it all the same", name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
@@ -87,6 +91,21 @@ func (c control) Drain(ctx context.Context, name string) error {
 	}
 	c.awaitEmpty(ctx, name)
 	return nil
+}
+
+// lastToReadFrom reports whether a master serves and is not drained, and no other one is there that does, and is in step.
+func lastToReadFrom(v fleet.View, name string, inStep func(master string) bool) bool {
+	serves := func(m fleet.Master) bool {
+		_, drained := v.Drained[m.Name]
+		return m.State == fleet.Serving && !drained && !gone(v, m)
+	}
+	for other, m := range v.Masters {
+		if other != name && serves(m) && inStep(other) {
+			return false
+		}
+	}
+	m, alive := v.Masters[name]
+	return alive && serves(m)
 }
 
 // awaitEmpty waits until a drained master is nobody's home, as long as there are others. Slaves that are still on their

@@ -103,7 +103,7 @@ func TestEveryMasterAnswersDNS(t *testing.T) {
 	}
 
 	// A drained master is not told of, and one that is undrained is again.
-	if err := m1.client.Drain(t.Context(), "m2"); err != nil {
+	if err := m1.client.Drain(t.Context(), "m2", console.DrainRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	m1.records("m2 drained", service, dns.TypeSRV, func(got []string) bool {

@@ -72,7 +72,7 @@ func TestTheCoordinatorKeepsRecordsForCoreDNS(t *testing.T) {
 	}
 
 	// A drained master goes, and so do all when another domain is chosen and when they are no longer wanted.
-	if err := m1.client.Drain(t.Context(), "m2"); err != nil {
+	if err := m1.client.Drain(t.Context(), "m2", console.DrainRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	m1.skyRecords(etcd, "m2 is drained", prefix, has("_tcp/_nfs/m1", "masters/m1/a1", "masters/m2/a1"))

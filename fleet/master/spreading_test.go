@@ -217,7 +217,7 @@ func TestSlavesOfADrainedMasterMove(t *testing.T) {
 	r := recordsOf(t, server, all["m1"])
 	steady(t, all, r)
 	r.enrol(9, "m1", "m2", "m3")
-	if err := all["m1"].client.Drain(t.Context(), "m2"); err != nil {
+	if err := all["m1"].client.Drain(t.Context(), "m2", console.DrainRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	before, _ := r.slaves()
@@ -325,7 +325,7 @@ func TestSlavesAreMovedForgottenAndRebalanced(t *testing.T) {
 		}
 		return len(all) == 5 && max(n["m1"], n["m2"], n["m3"]) == 2
 	})
-	if err := all["m1"].client.Drain(ctx, "m2"); err != nil {
+	if err := all["m1"].client.Drain(ctx, "m2", console.DrainRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	for what, tc := range map[string]struct {
