@@ -32,7 +32,7 @@ type Answer struct {
 	Status   Status
 	Why      string        // words for a Status other than OK
 	Targets  []Target      // the slave's order, its home first; empty: not known
-	Revision int64         // of Targets: an older one than the last is not heeded
+	Revision int64         // of Targets: an older one than the last is not heeded while newer ones are told
 	Every    time.Duration // how often to say HELLO; 0: 500 ms
 }
 
@@ -57,9 +57,10 @@ const (
 	homeEvery    = time.Second
 	homeAfter    = 30 * time.Second // of good probes of the home master, the slave goes back; longer for one that is lost again
 	homeAfterMax = 10 * time.Minute
-	homeProven   = 5 * time.Minute // at home without a loss: homeAfter is as short again
-	strikesMax   = 2               // connections in a row that brought no reply: the master does not serve, whatever it says
-	leaveRest    = time.Second     // between attempts to find another than a master that wants the slave gone
+	homeProven   = 5 * time.Minute  // at home without a loss: homeAfter is as short again
+	strikesMax   = 2                // connections in a row that brought no reply: the master does not serve, whatever it says
+	leaveRest    = time.Second      // between attempts to find another than a master that wants the slave gone
+	orderRest    = 30 * time.Second // when nobody told a newer order for so long, an older one counts: the fleet was made anew
 	recent       = 10 * time.Second
 	lateClock    = 150 * time.Millisecond // that this process did not run for so long is taken into account
 	maxOrder     = 16
@@ -140,6 +141,7 @@ type course struct {
 
 	order    []Target // its first is home
 	revision int64
+	behind   time.Time // since when all orders that are told are older; zero: they are not
 	every    time.Duration
 
 	current Target // zero: none yet
@@ -212,6 +214,9 @@ func (c *course) forgive() {
 		a.sent = a.sent.Add(late)
 		c.asks[id] = a
 	}
+	if !c.behind.IsZero() {
+		c.behind = c.behind.Add(late)
+	}
 	if c.probe != nil {
 		c.probe.began = c.probe.began.Add(late)
 	}
@@ -275,7 +280,7 @@ func (c *course) heed(a Answer) {
 		c.every = min(max(a.Every, probeLeast), probeMost)
 	}
 	targets := tidy(a.Targets)
-	if len(targets) == 0 || a.Revision < c.revision {
+	if len(targets) == 0 || !c.counts(a.Revision) {
 		return
 	}
 	c.revision = a.Revision
@@ -283,6 +288,22 @@ func (c *course) heed(a Answer) {
 		c.homeGood, c.homeWait = time.Time{}, homeAfter
 	}
 	c.order = targets
+}
+
+// counts says whether an order of that revision is to be heeded. A master that lags behind the fleet tells an older one than others
+// have; all masters do when the fleet was made anew, or was restored from a backup, and they count its changes from the start.
+func (c *course) counts(revision int64) bool {
+	switch {
+	case revision >= c.revision:
+		c.behind = time.Time{}
+		return true
+	case c.behind.IsZero():
+		c.behind = c.now
+	case c.now.Sub(c.behind) >= orderRest:
+		c.behind = time.Time{}
+		return true
+	}
+	return false
 }
 
 // tidy returns the valid targets, each once, and not too many.
@@ -305,6 +326,9 @@ func (c *course) answered(e answered) {
 		return
 	}
 	delete(c.asks, e.id)
+	if e.answer.Revision >= c.revision && len(e.answer.Targets) > 0 {
+		c.behind = time.Time{} // somebody knows the fleet as this slave does
+	}
 	switch {
 	case a.why == forHome:
 		c.homeAnswered(e.answer.Status == OK)
