@@ -418,3 +418,44 @@ func BenchmarkDecide(b *testing.B) {
 		b.ReportMetric(float64(len(d.put)), "records")
 	})
 }
+
+// A coordinator whose clock is days ahead of the one before forgets nobody who lives: it waits until all that do were reported,
+// and then it goes by what its own clock said.
+func TestAClockThatIsAheadForgetsNobodyWhoLives(t *testing.T) {
+	truth := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	const ahead = 8 * 24 * time.Hour
+	slaves, lives := map[string]fleet.Slave{}, map[string]slaveReport{}
+	for i := range 20 {
+		s := fleet.Slave{Name: fmt.Sprintf("s%02d", i), Master: "m1", Mode: fleet.ModeRelay, SeenAt: truth.Add(-time.Duration(i) * 12 * time.Minute)}
+		slaves[s.Name] = s
+		lives[s.Name] = slaveReport{Name: s.Name, Mode: s.Mode, Master: "m1"}
+	}
+	slaves["gone"] = fleet.Slave{Name: "gone", Master: "m1", Mode: fleet.ModeRelay, SeenAt: truth.Add(-seenEvery)}
+	s := &spreader{began: truth.Add(ahead)}
+	for ; truth.Add(ahead).Sub(s.began) < 2*seenEvery; truth = truth.Add(time.Minute) {
+		clock := truth.Add(ahead)
+		now := situation{now: clock, slaves: slaves, hosts: []spread.Host{{Name: "m1", Slots: 100, InStep: true, Serving: true}}, steady: true}
+		now.complete = s.complete(clock, clock.Sub(s.began))
+		for name, r := range lives {
+			if r.At = truth; r.news(slaves[name]) { // which its master judges by its own clock
+				r.At = clock
+				now.reports = append(now.reports, r)
+			}
+		}
+		d := decide(now)
+		for _, put := range d.put {
+			slaves[put.Name] = put
+		}
+		for _, gone := range d.gone {
+			delete(slaves, gone.Name)
+		}
+		for name := range lives {
+			if _, known := slaves[name]; !known {
+				t.Fatalf("%s is forgotten after %s", name, clock.Sub(s.began))
+			}
+		}
+	}
+	if _, known := slaves["gone"]; known {
+		t.Error("who was not heard of is not forgotten")
+	}
+}

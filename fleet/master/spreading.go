@@ -18,8 +18,10 @@ import (
 const (
 	// spreadEvery is the time between two looks at the slaves when nothing happens, spreadRest the least time between two.
 	spreadEvery, spreadRest = time.Second, 20 * time.Millisecond
-	// settleTime is how long etcd must have answered before a slave that nobody has heard of counts as gone.
-	settleTime = 10 * time.Minute
+	// settleTime is how long etcd must have answered, and this master must have been the coordinator, before a slave that nobody
+	// has heard of counts as gone. By then all that live were reported, and their records tell by this master's own clock when they
+	// were last seen: one that is days ahead of the one before makes nobody's silence longer.
+	settleTime = seenEvery + 10*time.Minute
 	// sweepEvery is how often those are looked for.
 	sweepEvery = time.Minute
 	// maxReports is how many slaves may be waiting to be enrolled.
@@ -31,6 +33,7 @@ const (
 type spreader struct {
 	*Master
 	term   *election.Term
+	began  time.Time // the term, as far as this is concerned
 	wake   chan struct{}
 	orders chan *givenOrder
 
@@ -70,7 +73,7 @@ type orderResult struct {
 // keepSpread does a spreader's work until the term ends.
 func (m *Master) keepSpread(term *election.Term) {
 	s := &spreader{
-		Master: m, term: term, wake: make(chan struct{}, 1), orders: make(chan *givenOrder), reports: map[string]slaveReport{},
+		Master: m, term: term, began: time.Now(), wake: make(chan struct{}, 1), orders: make(chan *givenOrder), reports: map[string]slaveReport{},
 	}
 	m.spreader.Store(s)
 	defer m.spreader.CompareAndSwap(s, nil)
@@ -156,15 +159,22 @@ func (s *spreader) situation(v fleet.View, g *guide) situation {
 	out := situation{now: time.Now(), slaves: v.Slaves, hosts: g.hosts}
 	up := out.now.Sub(s.etcdBack())
 	out.steady = up >= s.election.Lease().TTL
-	if out.complete = up >= settleTime && out.now.Sub(s.swept) >= sweepEvery; out.complete {
-		s.swept = out.now
-	}
+	out.complete = s.complete(out.now, min(up, out.now.Sub(s.began)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(s.reports)) {
 		out.reports = append(out.reports, s.reports[name])
 	}
 	return out
+}
+
+// complete says whether it is time to forget slaves that nobody hears of, when reports were taken for so long.
+func (s *spreader) complete(now time.Time, reported time.Duration) bool {
+	if reported < settleTime || now.Sub(s.swept) < sweepEvery {
+		return false
+	}
+	s.swept = now
+	return true
 }
 
 // perform writes what was decided.
