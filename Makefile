@@ -97,8 +97,9 @@ soak: ## hostile and other clients against a master for TIME, and what the forme
 	$(GO) test -count=1 -timeout 0 -v -run '^(TestSoak|TestIdleConnectionsCostLittle|TestHostileClientsCostLittle)$$' ./e2e -soak=$(or $(TIME),10m)
 
 .PHONY: failover
-failover: ## what a reader on a slave sees when a master is lost or leaves (REPS=100 EVENTS=pattern VIA=relay|direct)
-	$(GO) test -count=1 -timeout 0 -v -run '^TestSlavesSurvive$$' ./e2e -reps=$(or $(REPS),100) -events='$(EVENTS)' -via='$(VIA)'
+failover: ## what a reader on a slave sees when a master is lost or leaves (REPS=100 EVENTS=pattern VIA=relay|direct ETCD=module|embedded AWAY=60s)
+	$(GO) test -count=1 -timeout 0 -v -run '^TestSlavesSurvive$$' ./e2e -reps=$(or $(REPS),100) -events='$(EVENTS)' -via='$(VIA)' \
+		-etcd=$(or $(ETCD),module) -etcd-away=$(or $(AWAY),0)
 
 .PHONY: targets
 targets: ## measure publishing to three masters at full size, against two copies by rsync (wants a quiet machine)

@@ -22,6 +22,7 @@ type survival struct {
 	tree   *knownTree
 	slaves []*survivor
 	waits  map[string]*waits
+	leads  map[bool]int // how often it happened to etcd's leader, and to others
 
 	stop    context.CancelFunc
 	traffic errgroup.Group
@@ -43,11 +44,11 @@ type waits struct {
 // publishPace leaves two processors that run everything else some time for it.
 const publishPace = 300 * time.Millisecond
 
-// newSurvival starts three masters, an etcd beside them, and a slave for each way of mounting.
-func newSurvival(t testing.TB, ttl time.Duration, via ...string) *survival {
+// newSurvival starts three masters, with an etcd beside or inside them, and a slave for each way of mounting.
+func newSurvival(t testing.TB, etcd EtcdKind, ttl time.Duration, via ...string) *survival {
 	t.Helper()
-	s := &survival{waits: map[string]*waits{}}
-	s.Fleet = StartFleet(t, FleetConfig{Masters: 3, Etcd: EtcdModule, TTL: ttl, Flags: dnsFlags})
+	s := &survival{waits: map[string]*waits{}, leads: map[bool]int{}}
+	s.Fleet = StartFleet(t, FleetConfig{Masters: 3, Etcd: etcd, TTL: ttl, Flags: dnsFlags})
 	s.tree = newKnownTree(t, s.Fleet, "www")
 	for i, v := range via {
 		s.slaves = append(s.slaves, &survivor{Mounted: s.MountSlave(t, fmt.Sprintf("web%d", i+1), v, "www")})
@@ -77,7 +78,10 @@ func bounds(relay, direct time.Duration) map[string]time.Duration {
 	return map[string]time.Duration{viaRelay: relay, viaDirect: direct}
 }
 
-// events are the rows of the table in docs/slaves.md.
+// etcdIsGone is the event that takes an etcd of its own.
+const etcdIsGone = "etcd away"
+
+// events are the rows of the table in docs/slaves.md. With etcd inside the masters, what befalls one befalls a member, too.
 func events(etcdAway time.Duration) []event {
 	nothing := func(*survival, *Master) {}
 	planned := bounds(50*time.Millisecond, 50*time.Millisecond)
@@ -99,7 +103,7 @@ func events(etcdAway time.Duration) []event {
 		{"moved", planned, 500 * time.Millisecond,
 			func(s *survival, v *survivor, m *Master) { m.MustCLI("slave", "move", v.Name, s.other(m).Name) }, nothing},
 		{"rebalanced", planned, 500 * time.Millisecond, func(_ *survival, _ *survivor, m *Master) { m.MustCLI("rebalance") }, nothing},
-		{"etcd away", planned, etcdAway,
+		{etcdIsGone, planned, etcdAway,
 			func(s *survival, _ *survivor, _ *Master) { s.eachMember((*EtcdMember).Kill) },
 			func(s *survival, _ *Master) { s.eachMember((*EtcdMember).Start) }},
 	}
@@ -132,6 +136,9 @@ func (s *survival) repeat(e event, i int) {
 		hit[o] = o == v || o.ReadsFrom() == victim
 	}
 	s.windows("", e, nil)
+	if s.Etcd == nil {
+		s.leads[victim == s.etcdLeader()]++
+	}
 	began := time.Now()
 	e.begin(s, v, victim)
 	time.Sleep(time.Until(began.Add(e.hold)))
@@ -139,6 +146,19 @@ func (s *survival) repeat(e event, i int) {
 	e.end(s, victim)
 	s.WaitInStep()
 	s.windows(e.name+", and back", e, hit)
+}
+
+// etcdLeader is the master that leads etcd, as one of them says; nil: none says so.
+func (s *survival) etcdLeader() *Master {
+	for _, m := range s.Masters {
+		st, err := m.Status()
+		for _, o := range st.Masters {
+			if err == nil && o.Etcd == "leader" {
+				return s.Master(o.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // windows ends the window of every reader, judges what it saw, and notes the worst pauses of those slaves under that name.
@@ -248,6 +268,9 @@ func (s *survival) finish() {
 		s.t.Error(err)
 	}
 	s.t.Logf("%d generations published, %d refused\n%s", s.tree.published.Load(), s.tree.refused.Load(), s.table())
+	if s.Etcd == nil {
+		s.t.Logf("%d times it happened to etcd's leader, %d times to another", s.leads[true], s.leads[false])
+	}
 	for row, p := range s.waits {
 		if over, ours := p.over(); p.bound > 0 && ours > len(p.all)/100 {
 			s.t.Errorf("%s: %d of %d pauses are longer than %v, %d of them more than this machine's stalls explain", row, over, len(p.all), p.bound, ours)

@@ -12,6 +12,8 @@ var (
 	failoverReps   = flag.Int("reps", 0, "repetitions of each event; 0: the short form")
 	failoverEvents = flag.String("events", "", "regular expression of the events")
 	failoverVia    = flag.String("via", "", "how slaves mount: relay or direct; empty: one each")
+	failoverEtcd   = flag.String("etcd", "module", "where etcd is: module (beside the masters) or embedded")
+	failoverAway   = flag.Duration("etcd-away", 0, "how long all of etcd is gone; 0: a minute, 5 s in the short form")
 )
 
 // TestSlavesSurvive measures what a reader on a slave sees when something happens to the master that it reads from: under
@@ -25,13 +27,25 @@ func TestSlavesSurvive(t *testing.T) {
 	if *failoverVia != "" {
 		via = []string{*failoverVia, *failoverVia}
 	}
-	s := newSurvival(t, 2*time.Second, via...)
+	if *failoverAway > 0 {
+		etcdAway = *failoverAway
+	}
+	etcd, known := map[string]EtcdKind{"module": EtcdModule, "debian": EtcdDebian, "embedded": Embedded}[*failoverEtcd]
+	if !known {
+		t.Fatalf("-etcd %s: want module, debian or embedded", *failoverEtcd)
+	}
+	if *failoverReps > 0 {
+		t.Cleanup(takePrecedence(t))
+	}
+	s := newSurvival(t, etcd, 2*time.Second, via...)
 	defer s.finish()
 	only := regexp.MustCompile(*failoverEvents)
-	chosen := slices.DeleteFunc(events(etcdAway), func(e event) bool { return !only.MatchString(e.name) })
+	chosen := slices.DeleteFunc(events(etcdAway), func(e event) bool {
+		return !only.MatchString(e.name) || e.name == etcdIsGone && etcd == Embedded // it goes with the masters only
+	})
 	for _, e := range chosen {
 		n := reps
-		if e.name == "etcd away" && len(chosen) > 1 {
+		if e.name == etcdIsGone && len(chosen) > 1 {
 			n = max(1, reps/20) // a minute each
 		}
 		t.Logf("%s, %d times", e.name, n)
