@@ -143,16 +143,19 @@ func product(t testing.TB) string {
 	return built(t, "./cmd/nfs-fleet")
 }
 
-// takePrecedence has this session's processes run before those of others on this machine, where Linux shares its processors out by
-// session (autogroup; nice values then compare processes of one session only), until the function that it returns is called.
-func takePrecedence(t testing.TB) (giveBack func()) {
+// takePrecedence has the test's processes run before those of others on this machine, until the test ends. Where Linux shares its
+// processors out by session (autogroup), nice values compare processes of one session only, and every slave is one of its own:
+// each gets no more than any other session of the machine. leaders are the processes whose sessions are to come first.
+func takePrecedence(t testing.TB, leaders ...int) {
 	t.Helper()
-	const file = "/proc/self/autogroup"
-	if err := os.WriteFile(file, []byte("-15"), 0); err != nil {
-		t.Logf("no precedence before other sessions: %v", err)
-		return func() {}
+	for _, pid := range leaders {
+		file := fmt.Sprintf("/proc/%d/autogroup", pid)
+		if err := os.WriteFile(file, []byte("-15"), 0); err != nil {
+			t.Logf("no precedence before other sessions: %v", err)
+			continue
+		}
+		t.Cleanup(func() { os.WriteFile(file, []byte("0"), 0) })
 	}
-	return func() { os.WriteFile(file, []byte("0"), 0) }
 }
 
 // needRoot skips a test that cannot do without namespaces, devices or privileged ports.

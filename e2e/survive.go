@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -61,6 +62,16 @@ func newSurvival(t testing.TB, etcd EtcdKind, ttl time.Duration, via ...string) 
 		v.watches = v.watchBoth()
 	}
 	return s
+}
+
+// takePrecedence has the masters, etcd, and the slaves run before what else runs on this machine, all alike.
+func (s *survival) takePrecedence() {
+	s.t.Helper()
+	leaders := []int{os.Getpid()}
+	for _, v := range s.slaves {
+		leaders = append(leaders, v.proc.cmd.Process.Pid)
+	}
+	takePrecedence(s.t, leaders...)
 }
 
 // event is something that happens to the master that a slave reads from, or to the slave's place.

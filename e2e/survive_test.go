@@ -34,11 +34,11 @@ func TestSlavesSurvive(t *testing.T) {
 	if !known {
 		t.Fatalf("-etcd %s: want module, debian or embedded", *failoverEtcd)
 	}
-	if *failoverReps > 0 {
-		t.Cleanup(takePrecedence(t))
-	}
 	s := newSurvival(t, etcd, 2*time.Second, via...)
 	defer s.finish()
+	if *failoverReps > 0 {
+		s.takePrecedence()
+	}
 	only := regexp.MustCompile(*failoverEvents)
 	chosen := slices.DeleteFunc(events(etcdAway), func(e event) bool {
 		return !only.MatchString(e.name) || e.name == etcdIsGone && etcd == Embedded // it goes with the masters only
