@@ -31,7 +31,7 @@ func latencyBound() (ratio float64, slack time.Duration) {
 func TestHostileClientsCostLittle(t *testing.T) {
 	windows, seconds := 3, "0.15"
 	if *soakTime > 0 {
-		windows, seconds = 9, "0.3"
+		windows, seconds = 7, "0.3"
 	}
 	hostile, load := buildTool(t, "./hostile/nfshostile"), buildTool(t, "./load/nfsload")
 	s := startSoaked(t)

@@ -135,14 +135,6 @@ func (e *ended) Close() error {
 	return e.Conn.Close()
 }
 
-// abort closes a connection at once, as a host does that has forgotten it.
-func (e *ended) abort() {
-	if t, ok := e.Conn.(*net.TCPConn); ok {
-		_ = t.SetLinger(0) // what is wrong is that it is closed already
-	}
-	e.Close()
-}
-
 // closed says whether an error means that the other side has ended a connection, or will have none.
 func closed(err error) bool {
 	for _, e := range []error{syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, syscall.ECONNABORTED, net.ErrClosed} {
