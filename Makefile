@@ -58,9 +58,11 @@ vuln:
 		$(GO) run $(GOVULNCHECK) ./...; \
 	else echo "govulncheck: skipped, https://vuln.go.dev cannot be reached"; fi
 
+# The race detector allocates: what must not is tested without it, too.
 .PHONY: unit
 unit:
 	$(GO) test -race -timeout 10m $(TESTFLAGS) $(UNIT)
+	$(GO) test -count=1 -run 'AllocateNothing|AllocatesNothing|NoAllocations' $(TESTFLAGS) ./exporter/... ./replicator/store
 
 .PHONY: deps
 deps: ## install the Debian packages that the end-to-end tests need (root only)
