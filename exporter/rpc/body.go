@@ -94,7 +94,7 @@ func (c *Conn) lend(fd uintptr) bool {
 // lent is given to Lend.
 func (c *Conn) lent(mem []byte) {
 	l := &c.lending
-	if l.wrote, l.err = sendOnce(l.fd, mem, unix.MSG_MORE); l.err != 0 {
+	if l.wrote, l.err = sendOnce(l.fd, mem, 0); l.err != 0 {
 		l.wrote = 0
 	}
 }

@@ -107,10 +107,6 @@ func (c *Conn) cut() {
 	c.wake()
 }
 
-// nearBuffer is how many bytes may be on their way to a peer on this machine. What is more falls out of the processor's cache
-// before the peer takes it. The way to others is long, and the kernel finds out how long: they are left to it.
-const nearBuffer = 128 << 10
-
 var errStopped = errors.New("connection stopped")
 
 func newConn(s *Server, nc net.Conn) *Conn {
@@ -121,9 +117,6 @@ func newConn(s *Server, nc net.Conn) *Conn {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
 		}
-	}
-	if b, ok := nc.(interface{ SetWriteBuffer(int) error }); ok && c.remote.Addr() == c.local.Addr() {
-		_ = b.SetWriteBuffer(nearBuffer) // only makes it faster
 	}
 	c.onReadable = c.tryRead
 	c.onReadableNow, c.onWritableNow = c.readNow, c.writeNow

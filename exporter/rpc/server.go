@@ -110,7 +110,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // accept runs until l is closed by its Serve's context or by Drain.
 func (s *Server) accept(ctx, work context.Context, l net.Listener, shared **loop, open *sync.WaitGroup) error {
-	pause := time.Millisecond
+	pause, pace := time.Millisecond, newPace(l)
 	for {
 		nc, err := l.Accept()
 		if err != nil {
@@ -134,6 +134,7 @@ func (s *Server) accept(ctx, work context.Context, l net.Listener, shared **loop
 		}
 		pause = time.Millisecond
 		c := newConn(s, nc)
+		pace.set(c)
 		if c.raw != nil && *shared == nil {
 			*shared = newLoop(work, s)
 		}
