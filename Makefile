@@ -119,6 +119,14 @@ bench: ## measure reading beside NFS-Ganesha and go-nfs, publishing beside rsync
 relaybench: ## what a slave's relay costs beside a direct connection (ROUNDS=7; LOAD=program like e2e/load/nfsload; wants a quiet machine)
 	RELAY_COST=1 RELAY_ROUNDS=$(or $(ROUNDS),7) RELAY_LOAD='$(LOAD)' $(GO) test -count=1 -timeout 10m -v -run '^TestCost$$' ./fleet/slave/relay
 
+# A CoreDNS of the version in fleet/dns/testdata/coredns, with its etcd plugin. Building it takes minutes, once.
+COREDNS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nfs-fleet/coredns
+
+.PHONY: coredns
+coredns: deps ## compare a stock CoreDNS, fed by etcd, with the masters' own answers (COREDNS=where it is built)
+	$(GO) build -C fleet/dns/testdata/coredns -o '$(COREDNS)' .
+	$(GO) test -count=1 -v -run '^TestAgainstCoreDNS$$' ./fleet/dns -coredns '$(COREDNS)'
+
 .PHONY: clean
 clean: ## remove what the targets above made (not a fleet's data)
 	rm -rf bin .sample

@@ -17,7 +17,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Build one with: go build -C fleet/dns/testdata/coredns -o /tmp/coredns .
+// Built and run by: make coredns.
 var coredns = flag.String("coredns", "", "a CoreDNS binary; with it, and etcd in the PATH, its answers are compared with ours")
 
 // A stock CoreDNS with its etcd plugin answers as we do.
