@@ -79,8 +79,12 @@ type app struct {
 
 	connection
 	output  string // -o: table or json
+	wide    bool   // -o wide: a table with all there is, for commands that have it
 	running bool   // flags and arguments were accepted: what fails from here on is no mistake in usage
 }
+
+// hasWide is the annotation of commands with -o wide.
+const hasWide = "wide"
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
@@ -90,7 +94,10 @@ func (a *app) root() *cobra.Command {
 			"`nfs-fleet serve` is a master. The other commands ask one: on a master's machine just so, from elsewhere with a token.\n" +
 			"Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 no leader or no quorum.",
 		SilenceErrors: true, SilenceUsage: true, Args: cobra.NoArgs,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if _, has := cmd.Annotations[hasWide]; a.output == "wide" && has {
+				a.output, a.wide = "table", true
+			}
 			if !slices.Contains([]string{"table", "json"}, a.output) {
 				return fmt.Errorf("-o %s: use table or json", a.output)
 			}

@@ -23,29 +23,16 @@ func (a *app) masterCommand() *cobra.Command {
 }
 
 func (a *app) masterListCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the masters, the lost ones too", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
+	return list(a, "list", "List the masters, the lost ones too", "", (*console.Client).Masters, func(w io.Writer, all []console.MasterStatus) {
+		cells := make([][]string, len(all))
+		for i, m := range all {
+			cells[i] = []string{
+				masterName(m), stateCell(m, a.now()), m.Version, m.Addresses.NFS, m.Addresses.Peer, m.EtcdRole, strconv.Itoa(m.Leads),
+				strings.Join(m.Sources, ","), m.Instance,
 			}
-			all, err := c.Masters(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.show(all, func(w io.Writer) {
-				cells := make([][]string, len(all))
-				for i, m := range all {
-					cells[i] = []string{
-						masterName(m), stateCell(m, a.now()), m.Version, m.Addresses.NFS, m.Addresses.Peer, m.EtcdRole, strconv.Itoa(m.Leads),
-						strings.Join(m.Sources, ","), m.Instance,
-					}
-				}
-				rows(w, []string{"MASTER", "STATE", "VERSION", "NFS", "PEER", "ETCD", "LEADS", "SOURCES", "INSTANCE"}, cells)
-			})
-		},
-	}
+		}
+		rows(w, []string{"MASTER", "STATE", "VERSION", "NFS", "PEER", "ETCD", "LEADS", "SOURCES", "INSTANCE"}, cells)
+	})
 }
 
 // masterVerb is a command that does something to a master. done gets the master's name twice.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -139,54 +138,4 @@ func (a *app) umountCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&lazy, "lazy", "l", false, "succeed also while files are open: the mount ends with the last of them")
 	return cmd
-}
-
-func (a *app) mountsCommand() *cobra.Command {
-	var runDir string
-	cmd := &cobra.Command{
-		Use: "mounts", Short: "Show this host's mounts: what each reads from, since when and why",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := agentClient(runDir).Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.show(s, func(w io.Writer) { a.mountsTable(w, s) })
-		},
-	}
-	cmd.Flags().StringVar(&runDir, "run-dir", defaultRunDir, "`directory` of the agent's socket")
-	return cmd
-}
-
-// mountsTable prints mounts for people.
-func (a *app) mountsTable(w io.Writer, s control.Status) {
-	if len(s.Mounts) == 0 {
-		fmt.Fprintln(w, "Nothing is mounted.")
-		return
-	}
-	now := a.now()
-	cells := make([][]string, 0, len(s.Mounts))
-	for _, m := range s.Mounts {
-		from, dir, last := m.Master, m.Dir, ""
-		if m.State == control.Searching {
-			from = strings.TrimSpace(from + " (no answer)")
-		}
-		if m.Dir == "" {
-			dir = "(where the agent cannot see it)"
-		}
-		if r := m.Reattach; r != nil {
-			last = fmt.Sprintf("%s, from %s, in %s", age(parseTime(r.At), now), r.From, took(int64(r.TookMS+0.5)))
-		}
-		cells = append(cells, []string{m.Name + ":" + m.Path, dir, m.Via, from, age(parseTime(m.Since), now), m.Why, last})
-	}
-	rows(w, []string{"MOUNT", "AT", "VIA", "READS FROM", "SINCE", "WHY", "LAST REATTACH"}, cells)
-}
-
-// parseTime reads a time as the agent writes it; zero when it is none.
-func parseTime(s string) time.Time {
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return time.Time{}
-	}
-	return t
 }

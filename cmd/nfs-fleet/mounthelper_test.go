@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/mount"
@@ -99,11 +100,20 @@ func TestMountsTable(t *testing.T) {
 	s := control.Status{Mounts: []control.Mount{
 		{Name: "_nfs._tcp.web17.slaves.prod.example", Path: "/www", Dir: "/srv/www", Via: "relay", Master: "m2", State: control.Reading,
 			Since: ago(3 * time.Minute), Why: "m1 has lost the connection", Reattach: &control.Change{At: ago(3 * time.Minute), TookMS: 21.4, From: "m1", To: "m2"}},
-		{Name: "_nfs._tcp.b.example", Path: "/x", Dir: "/x", Via: "direct", Master: "m1", State: control.Searching, Since: ago(time.Hour), Why: "it is the first"},
+		{Name: "_nfs._tcp.b.example", Path: "/x", Dir: "/x", Via: "direct", Master: "m1", State: control.Searching, Since: ago(time.Hour),
+			Why: "its masters are not known: name server 10.0.0.1:5353: i/o timeout; name server 10.0.0.2:5353: i/o timeout"},
 		{Name: "_nfs._tcp.c.example", Via: "relay", State: control.Searching},
 	}}
 	var out bytes.Buffer
 	a := &app{out: &out, now: func() time.Time { return now }}
+	a.mountsTable(&out, s)
+	for line := range strings.Lines(out.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 120 && !strings.HasPrefix(line, "/x: ") {
+			t.Errorf("a line of %d columns: %s", n, line)
+		}
+	}
+	fmt.Fprintln(&out, "\n$ nfs-fleet mounts -o wide")
+	a.wide = true
 	a.mountsTable(&out, s)
 	transcript(t, "mounts", out.String())
 	out.Reset()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +13,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/nfs-fleet/nfs-fleet/fleet/console"
 )
 
 // show writes v as JSON when that was asked for, and otherwise lets table write it for people.
@@ -24,6 +28,24 @@ func (a *app) show(v any, table func(w io.Writer)) error {
 	}
 	table(a.out)
 	return nil
+}
+
+// list is a command that asks a master for something and shows it.
+func list[T any](a *app, use, short, long string, get func(*console.Client, context.Context) (T, error), table func(w io.Writer, v T)) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			v, err := get(c, cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.show(v, func(w io.Writer) { table(w, v) })
+		},
+	}
 }
 
 // warn writes warnings for people; programs find them in the JSON.

@@ -119,26 +119,13 @@ func (a *app) shardSetCommand() *cobra.Command {
 }
 
 func (a *app) shardListCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the shards and their settings", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			all, err := c.Shards(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.show(all, func(w io.Writer) {
-				cells := make([][]string, len(all))
-				for i, s := range all {
-					cells[i] = []string{s.Name, s.FSID.String(), networksCell(s), string(s.Squash), portsCell(s), strconv.Itoa(s.MinCopies), keepCell(s.Keep)}
-				}
-				rows(w, []string{"SHARD", "FSID", "NETWORKS", "SQUASH", "PORTS", "MIN COPIES", "KEEP"}, cells)
-			})
-		},
-	}
+	return list(a, "list", "List the shards and their settings", "", (*console.Client).Shards, func(w io.Writer, all []console.Shard) {
+		cells := make([][]string, len(all))
+		for i, s := range all {
+			cells[i] = []string{s.Name, s.FSID.String(), networksCell(s), string(s.Squash), portsCell(s), strconv.Itoa(s.MinCopies), keepCell(s.Keep)}
+		}
+		rows(w, []string{"SHARD", "FSID", "NETWORKS", "SQUASH", "PORTS", "MIN COPIES", "KEEP"}, cells)
+	})
 }
 
 func (a *app) shardShowCommand() *cobra.Command {

@@ -17,28 +17,16 @@ func (a *app) slaveCommand() *cobra.Command {
 }
 
 func (a *app) slaveListCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the slaves: which master each reads from, and which it is to read from", Args: cobra.NoArgs,
-		Long: "list shows every slave that the fleet knows. READS FROM is the master that hears of it now; HOME is the one that it is\n" +
+	return list(a, "list", "List the slaves: which master each reads from, and which it is to read from",
+		"list shows every slave that the fleet knows. READS FROM is the master that hears of it now; HOME is the one that it is\n"+
 			"to read from, since when. A slave is enrolled by itself, and forgotten when it was not heard of for seven days.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
+		(*console.Client).Slaves, func(w io.Writer, all []console.SlaveStatus) {
+			if len(all) == 0 {
+				fmt.Fprintln(w, "No slaves yet: a host is one from its first mount on.")
+				return
 			}
-			all, err := c.Slaves(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.show(all, func(w io.Writer) {
-				if len(all) == 0 {
-					fmt.Fprintln(w, "No slaves yet: a host is one from its first mount on.")
-					return
-				}
-				slaveTable(w, all, a.now())
-			})
-		},
-	}
+			slaveTable(w, all, a.now())
+		})
 }
 
 func slaveTable(w io.Writer, all []console.SlaveStatus, now time.Time) {

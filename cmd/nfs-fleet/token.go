@@ -69,35 +69,22 @@ func tokenPurpose(t console.TokenMade) string {
 }
 
 func (a *app) tokenListCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the tokens, without their secrets", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
+	return list(a, "list", "List the tokens, without their secrets", "", (*console.Client).Tokens, func(w io.Writer, all []console.Token) {
+		if len(all) == 0 {
+			fmt.Fprintln(w, "No tokens: `nfs-fleet token create` makes one.")
+			return
+		}
+		now := a.now()
+		cells := make([][]string, len(all))
+		for i, t := range all {
+			expires := strings.TrimSuffix(age(t.ExpiresAt, now), " from now")
+			if !now.Before(t.ExpiresAt) {
+				expires = "EXPIRED"
 			}
-			all, err := c.Tokens(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.show(all, func(w io.Writer) {
-				if len(all) == 0 {
-					fmt.Fprintln(w, "No tokens: `nfs-fleet token create` makes one.")
-					return
-				}
-				now := a.now()
-				cells := make([][]string, len(all))
-				for i, t := range all {
-					expires := strings.TrimSuffix(age(t.ExpiresAt, now), " from now")
-					if !now.Before(t.ExpiresAt) {
-						expires = "EXPIRED"
-					}
-					cells[i] = []string{t.ID, string(t.Kind), strings.Join(t.Shards, ","), age(t.CreatedAt, now), expires, t.By, t.Note}
-				}
-				rows(w, []string{"TOKEN", "FOR", "SHARDS", "MADE", "EXPIRES IN", "BY", "NOTE"}, cells)
-			})
-		},
-	}
+			cells[i] = []string{t.ID, string(t.Kind), strings.Join(t.Shards, ","), age(t.CreatedAt, now), expires, t.By, t.Note}
+		}
+		rows(w, []string{"TOKEN", "FOR", "SHARDS", "MADE", "EXPIRES IN", "BY", "NOTE"}, cells)
+	})
 }
 
 func (a *app) tokenRevokeCommand() *cobra.Command {
