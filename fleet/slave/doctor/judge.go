@@ -150,7 +150,7 @@ func (r *report) mount(m control.Mount) {
 	case m.State == control.Searching:
 		r.say(Fail, fmt.Sprintf("%s finds no master: %s", at, cmp.Or(m.Why, "none answers")), "see below what is wrong with the masters")
 	case m.State == control.Reading && m.Home != "" && m.Master != m.Home:
-		r.say(Note, fmt.Sprintf("%s reads from %s; its home is %s, where it goes back to when that has been well for 30 s", at, m.Master, m.Home), "")
+		r.say(Note, fmt.Sprintf("%s reads from %s; its home is %s, and it goes there by itself when that has been well for 30 s", at, m.Master, m.Home), "")
 	case m.State == control.Reading:
 		r.say(OK, fmt.Sprintf("%s reads from %s", at, m.Master), "")
 	}
