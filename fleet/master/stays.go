@@ -23,9 +23,10 @@ const (
 // stays remembers since when each slave reads from this master: one that is here since before it was given another home is
 // sent there, one that came afterwards has its reasons.
 type stays struct {
-	mu    sync.Mutex // guards what follows
-	all   map[string]stay
-	swept time.Time
+	mu      sync.Mutex // guards what follows
+	all     map[string]stay
+	origins map[netip.Addr]int // of all: how many each origin has
+	swept   time.Time
 }
 
 // stay is one slave's.
@@ -48,7 +49,8 @@ func (s *stays) note(said slaveSighting, revision int64, reads bool) (twins bool
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st, known := s.all[said.Slave]
-	if !known && !s.roomLocked(said.At) {
+	place := said.From.Addr().Unmap()
+	if !known && !s.roomLocked(origin(place), said.At) {
 		return false
 	}
 	if !reads || !st.reads || said.At.Sub(st.last) > stayGap {
@@ -61,25 +63,40 @@ func (s *stays) note(said slaveSighting, revision int64, reads bool) (twins bool
 		st.before, st.turned = st.now, st.last
 		st.now = said.Instance
 	}
-	st.last, st.place = said.At, said.From.Addr().Unmap()
+	if known {
+		s.leaveLocked(st)
+	}
+	st.last, st.place = said.At, place
 	s.all[said.Slave] = st
+	s.origins[origin(place)]++
 	return twins
 }
 
-// roomLocked makes room for one more, and reports whether there is some.
-func (s *stays) roomLocked(now time.Time) bool {
-	if len(s.all) < maxHeard {
-		if s.all == nil {
-			s.all = map[string]stay{}
-		}
-		return true
+// roomLocked makes room for one more of an origin, and reports whether there is some.
+func (s *stays) roomLocked(from netip.Addr, now time.Time) bool {
+	if s.all == nil {
+		s.all, s.origins = map[string]stay{}, map[netip.Addr]int{}
 	}
-	if now.Sub(s.swept) < time.Second {
-		return false
+	full := func() bool { return len(s.all) >= maxHeard || s.origins[from] >= maxAtOrigin }
+	if full() && now.Sub(s.swept) >= time.Second {
+		s.swept = now
+		maps.DeleteFunc(s.all, func(_ string, st stay) bool {
+			silent := now.Sub(st.last) > twinGap
+			if silent {
+				s.leaveLocked(st)
+			}
+			return silent
+		})
 	}
-	s.swept = now
-	maps.DeleteFunc(s.all, func(_ string, st stay) bool { return now.Sub(st.last) > twinGap })
-	return len(s.all) < maxHeard
+	return !full()
+}
+
+// leaveLocked counts a slave out at its origin.
+func (s *stays) leaveLocked(st stay) {
+	from := origin(st.place)
+	if s.origins[from]--; s.origins[from] <= 0 {
+		delete(s.origins, from)
+	}
 }
 
 // moved names the home that a slave was given, elsewhere, while it was reading here, as long as it is to be told.

@@ -107,15 +107,30 @@ func TestTwins(t *testing.T) {
 
 func TestStaysAreBounded(t *testing.T) {
 	var s stays
+	from := func(said slaveSighting, host int) slaveSighting {
+		said.From = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(host >> 8), byte(host)}), 700)
+		return said
+	}
+	for i := range 2 * maxAtOrigin {
+		s.note(from(greets(fmt.Sprint("one", i), "i", 0), 1), 1, true)
+	}
+	if len(s.all) != maxAtOrigin {
+		t.Fatalf("%d of one address are kept", len(s.all))
+	}
+	s.note(from(greets("one0", "i", time.Second), 2), 1, true) // it has moved, and makes room
+	s.note(from(greets("another", "i", time.Second), 1), 1, true)
+	if _, kept := s.all["another"]; !kept || len(s.all) != maxAtOrigin+1 {
+		t.Fatalf("%d are kept when one has moved", len(s.all))
+	}
 	for i := range 2 * maxHeard {
-		s.note(greets(fmt.Sprint("s", i), "i", 0), 1, true)
+		s.note(from(greets(fmt.Sprint("s", i), "i", time.Second), 1000+i/100), 1, true)
 	}
 	if len(s.all) != maxHeard {
 		t.Fatalf("%d are kept", len(s.all))
 	}
 	late := greets("late", "i", time.Hour)
-	if s.note(late, 1, true); len(s.all) != 1 {
-		t.Errorf("%d are kept after all but one have gone", len(s.all))
+	if s.note(late, 1, true); len(s.all) != 1 || len(s.origins) != 1 {
+		t.Errorf("%d of %d origins are kept after all but one have gone", len(s.all), len(s.origins))
 	}
 	if got := s.lately(late.At, time.Minute); len(got) != 1 || !got[late.From.Addr()] {
 		t.Errorf("lately: %v", got)
