@@ -360,24 +360,6 @@ func TestAMasterThatWantsTheSlaveGone(t *testing.T) {
 	}
 }
 
-// Others send the slave to its home until that one's lease has run out: a slave that has lost it does not wait for that.
-func TestASlaveKnowsThatItsHomeIsLost(t *testing.T) {
-	for _, lost := range []func(*simMaster){func(m *simMaster) { m.silent = true }, func(m *simMaster) { m.dead = true }} {
-		s := newSim(t, 3)
-		s.run(10 * time.Second)
-		s.m(1).status, s.m(2).status = Leave, Leave
-		lost(s.m(0))
-		if s.m(0).dead {
-			s.kill(0)
-		}
-		s.run(2 * time.Second)
-		if s.target == simAddr(0) {
-			t.Error("it stays")
-		}
-		s.paused(700 * time.Millisecond)
-	}
-}
-
 // A planned move is in no hurry: it goes to the first in order, though another answers sooner.
 func TestADepartureGoesHome(t *testing.T) {
 	s := newSim(t, 3)
