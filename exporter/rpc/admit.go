@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// silence is how long a connection has for its first call before it may have to make room for a newcomer.
+// silence is how long a connection has for its first call before it may have to make room for a newcomer. What it says while it
+// waits at the gate is not heard.
 const silence = time.Second
 
 // admit counts c in. When there are too many connections, one makes room that has never made a call, if it has had the time
@@ -65,13 +66,13 @@ func (s *Server) silent(now time.Time) (oldest *Conn) {
 		return nil
 	}
 	for o := range s.conns {
-		if !o.spoken.Load() && (oldest == nil || o.since.Before(oldest.since)) {
+		if !o.opened.IsZero() && !o.spoken.Load() && (oldest == nil || o.opened.Before(oldest.opened)) {
 			oldest = o
 		}
 	}
-	since := now // whoever comes is not older
+	since := now // whoever comes, or passes the gate, is not older
 	if oldest != nil {
-		since = oldest.since
+		since = oldest.opened
 	}
 	if s.barren = since.Add(silence); now.After(s.barren) {
 		s.barren = time.Time{}

@@ -20,6 +20,7 @@ type Conn struct {
 	nc            net.Conn
 	raw           syscall.RawConn // of nc; nil when it has none
 	since         time.Time
+	opened        time.Time          // when it passed the gate; guarded by srv.mu
 	spoken        atomic.Bool        // a call has come: never evicted for a newcomer
 	release       context.CancelFunc // ends the wait at the gate
 

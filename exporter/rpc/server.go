@@ -168,6 +168,9 @@ func (s *Server) run(ctx context.Context, c *Conn) {
 		c.nc.Close()
 		return
 	}
+	s.mu.Lock()
+	c.opened = time.Now()
+	s.mu.Unlock()
 	err := c.serve(ctx)
 	s.log.Debug().Stringer("client", c.remote).AnErr("cause", err).Msg("connection closed")
 }

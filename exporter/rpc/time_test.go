@@ -194,3 +194,29 @@ func silentMakesRoom(t *testing.T, first []byte) {
 		}
 	})
 }
+
+// A connection that is kept waiting cannot be heard: it is not silent, however long that takes.
+func TestWhoWaitsAtTheGateIsNotSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open, l := make(chan struct{}), pipes{make(chan net.Conn), make(chan struct{})}
+		s := New(Config{Programs: []Program{newEcho()}, MaxConns: 1, Gate: gateFunc(func(context.Context) error { <-open; return nil })})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(ctx, l) }()
+		dial := func() peer {
+			ours, theirs := net.Pipe()
+			l.conns <- theirs
+			t.Cleanup(func() { ours.Close() })
+			return peer{t, ours}
+		}
+		p := dial()
+		time.Sleep(5 * time.Second)
+		dial().closed()
+		close(open)
+		p.answers()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+}
