@@ -18,6 +18,9 @@
 // name, whose tree is published without end, and to which events happen again and again. The files are known (package known):
 // every block says what it is, so that each read is judged on the slave; and each wait is measured there, in windows (Watch).
 //
+// A soak (make soak) lets hostile clients (package hostile) loose on one master, beside clients that mean well and while versions
+// are published, and holds what the master is afterwards against what it was before.
+//
 // Package load asks a server for as much as it can answer; make bench measures the product with it beside NFS-Ganesha and
 // go-nfs.
 //

@@ -222,14 +222,15 @@ func (a *attackers) retire() (said []string) {
 
 // burden is what a process costs at a moment.
 type burden struct {
-	rss, processor            float64 // MiB, seconds
-	goroutines, conns, fds    int
-	sockets, logged, refusals int
+	rss, processor       float64 // MiB, seconds
+	goroutines, conns    int
+	fds, sockets, stored int // open files, but for those of the store, which holds what has been published
+	logged, refusals     int
 }
 
 func (b burden) String() string {
-	return fmt.Sprintf("%.1f MiB resident, %d goroutines, %d connections, %d files of which %d sockets, %.1f s of processor time, %d turned away, %d lines of log",
-		b.rss, b.goroutines, b.conns, b.fds, b.sockets, b.processor, b.refusals, b.logged)
+	return fmt.Sprintf("%.1f MiB resident, %d goroutines, %d connections, %d files of which %d sockets, and %d in the store, %.1f s of processor time, %d turned away, %d lines of log",
+		b.rss, b.goroutines, b.conns, b.fds, b.sockets, b.stored, b.processor, b.refusals, b.logged)
 }
 
 // burden looks at the master from outside and asks it for its metrics.
@@ -244,8 +245,15 @@ func (s *soaked) burden() (b burden, err error) {
 		return b, err
 	}
 	for _, f := range open {
-		b.fds++
-		if to, err := os.Readlink(dir + f.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+		to, err := os.Readlink(dir + f.Name())
+		switch {
+		case err != nil: // closed meanwhile
+		case strings.HasPrefix(to, s.DataDir+"/store/"):
+			b.stored++
+		default:
+			b.fds++
+		}
+		if strings.HasPrefix(to, "socket:") {
 			b.sockets++
 		}
 	}

@@ -17,7 +17,7 @@ var soakTime = flag.Duration("soak", 0, "how long hostile clients and others are
 // runtime keeps for a while.
 const (
 	soakGoroutines = 10
-	soakFiles      = 40 // packs of what was published meanwhile
+	soakFiles      = 8
 	soakSockets    = 4
 	soakMiB        = 48
 	soakPeakMiB    = 900
