@@ -276,13 +276,14 @@ func (s *soaked) burden() (b burden, err error) {
 	return b, nil
 }
 
-// residentAndProcessor returns the MiB that a process has in memory and the seconds that it has computed.
+// residentAndProcessor returns the MiB that a process has in memory of its own, files that it has mapped not counted, and the
+// seconds that it has computed.
 func residentAndProcessor(pid int) (rss, processor float64, err error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, 0, err
 	}
-	_, after, _ := bytes.Cut(status, []byte("VmRSS:"))
+	_, after, _ := bytes.Cut(status, []byte("RssAnon:"))
 	if _, err = fmt.Sscan(string(after), &rss); err != nil {
 		return 0, 0, fmt.Errorf("resident memory of %d: %w", pid, err)
 	}
