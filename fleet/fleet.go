@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -127,6 +128,12 @@ func (s Shard) Validate() error {
 		return fmt.Errorf("shard %s: keep for %s: use a duration of 0 or more", s.Name, time.Duration(s.Keep.For))
 	}
 	return nil
+}
+
+// Covers reports whether an address is in the networks that may mount the shard.
+func (s Shard) Covers(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	return len(s.Networks) == 0 || slices.ContainsFunc(s.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
 // Expired returns how many of the generations, given oldest first with the head last, are past retention at now. A

@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/netip"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -72,46 +70,6 @@ func (s sources) Set(text string) error {
 		return fmt.Errorf("shard %s is given two sources: it can have one on a master", shard)
 	}
 	s.given[shard], s.c.Sources[shard] = true, src
-	return nil
-}
-
-// networks is a flag that holds prefixes: its first use replaces the default, others add to it. A lone address is a
-// network of one.
-type networks struct {
-	p   *[]netip.Prefix
-	set bool
-}
-
-func (n *networks) Type() string { return "networks" }
-
-func (n *networks) String() string {
-	if n.p == nil {
-		return ""
-	}
-	var out []string
-	for _, p := range *n.p {
-		out = append(out, p.String())
-	}
-	return strings.Join(out, ",")
-}
-
-func (n *networks) Set(text string) error {
-	all := []netip.Prefix{}
-	if n.set {
-		all = *n.p
-	}
-	for _, part := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' }) {
-		if a, err := netip.ParseAddr(part); err == nil && a.Zone() == "" {
-			all = append(all, netip.PrefixFrom(a, a.BitLen()))
-			continue
-		}
-		p, err := netip.ParsePrefix(part)
-		if err != nil {
-			return err
-		}
-		all = append(all, p.Masked())
-	}
-	*n.p, n.set = all, true
 	return nil
 }
 

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +33,7 @@ type shardFlags struct {
 func bindShard(fs *pflag.FlagSet) *shardFlags {
 	f := &shardFlags{fleet.NewShard("", time.Time{}), fs}
 	s := &f.s
-	fs.Var(&networks{p: &s.Networks}, "network", "`networks` that may mount it, comma-separated; repeatable; \"\" is all")
+	fs.Var(&networks{p: &s.Networks}, "network", "`networks` that may mount it, comma-separated; repeatable; all is everybody")
 	fs.StringVar((*string)(&s.Squash), "squash", string(s.Squash), "callers that become anonymous: none, root or all")
 	fs.Uint32Var(&s.AnonUID, "anon-uid", s.AnonUID, "uid of the anonymous")
 	fs.Uint32Var(&s.AnonGID, "anon-gid", s.AnonGID, "gid of the anonymous")
@@ -111,11 +113,38 @@ func (a *app) shardSetCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if p.Networks != nil && len(s.Networks) > 0 {
+				a.warnShutOut(cmd.Context(), c, s)
+			}
 			return a.show(s, func(w io.Writer) { shardSheet(w, s) })
 		},
 	}
 	flags = bindShard(cmd.Flags())
 	return cmd
+}
+
+// warnShutOut says how many slaves that read a shard may do so no more. That the question fails is not worth a word: the
+// settings are changed.
+func (a *app) warnShutOut(ctx context.Context, c *console.Client, s fleet.Shard) {
+	all, err := c.Slaves(ctx)
+	if err != nil {
+		return
+	}
+	if out := shutOut(all, s); len(out) > 0 {
+		a.warn([]string{fmt.Sprintf("%s of shard %s shut out by its networks: %s",
+			plural(int64(len(out)), "reader", "readers"), s.Name, strings.Join(out[:min(len(out), 10)], ", "))})
+	}
+}
+
+// shutOut names the slaves that have a shard mounted and are outside its networks.
+func shutOut(all []console.SlaveStatus, s fleet.Shard) (names []string) {
+	for _, slave := range all {
+		mounted := slices.ContainsFunc(slave.Mounts, func(m console.SlaveMount) bool { return m.Shard == s.Name })
+		if slave.Reads != "" && mounted && !s.Covers(slave.Address) {
+			names = append(names, slave.Name)
+		}
+	}
+	return names
 }
 
 func (a *app) shardListCommand() *cobra.Command {
@@ -153,6 +182,9 @@ func (a *app) shardDeleteCommand() *cobra.Command {
 			c, err := a.client()
 			if err != nil {
 				return err
+			}
+			if _, err := c.Shard(cmd.Context(), args[0]); err != nil {
+				return err // before anybody is asked whether to delete it
 			}
 			if !yes && (!a.terminal(a.in) || !a.terminal(a.err)) {
 				return &usageError{errors.New("there is no terminal to ask on: say --yes to delete without being asked"), cmd.CommandPath()}
@@ -205,7 +237,7 @@ func shardSheet(w io.Writer, s fleet.Shard) {
 
 func networksCell(s fleet.Shard) string {
 	if len(s.Networks) == 0 {
-		return "all"
+		return allNetworks
 	}
 	return (&networks{p: &s.Networks}).String()
 }

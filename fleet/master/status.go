@@ -73,6 +73,7 @@ func (c control) Status(ctx context.Context) (console.Status, error) {
 	for _, name := range c.stays.twins(p.now) {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("two machines greet as the slave %s: mount on one of them by another name", name))
 	}
+	st.Warnings = append(st.Warnings, shutOutWarnings(p.view, st.Slaves.Shown)...)
 	for _, key := range slices.Sorted(maps.Keys(p.view.Problems)) {
 		st.Warnings = append(st.Warnings, p.view.Problems[key].Error())
 	}
