@@ -64,7 +64,8 @@ type Control interface {
 	Slaves(ctx context.Context) ([]SlaveStatus, error)
 	// Slave describes one. ErrNotFound: nobody knows it.
 	Slave(ctx context.Context, name string) (SlaveStatus, error)
-	// HeardSlaves describes the slaves that read from the answering master. It asks nobody else.
+	// HeardSlaves describes the slaves that read from the answering master, and with Reads "" those that it has heard of
+	// before. It asks nobody else.
 	HeardSlaves(ctx context.Context) ([]SlaveStatus, error)
 	// MoveSlave makes a master a slave's home, and returns when this is written: the slave goes there by itself. ErrConflict:
 	// the master is drained or not in step.

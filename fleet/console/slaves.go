@@ -22,7 +22,7 @@ type SlaveStatus struct {
 	Instance   string         `json:"instance"`       // of its machine, made anew at each start; "": it has no agent
 	Version    string         `json:"version"`        // of its agent
 	EnrolledAt time.Time      `json:"enrolled_at,omitzero"`
-	SeenAt     time.Time      `json:"seen_at,omitzero"` // when it was last heard of; to some hours while Reads is ""
+	SeenAt     time.Time      `json:"seen_at,omitzero"` // when it was last heard of; while Reads is "" by a master that lives, else to some hours
 	Mounts     []SlaveMount   `json:"mounts"`           // as it says; none while Reads is ""
 	MoreMounts int            `json:"more_mounts"`      // that it has not named
 	Last       *SlaveReattach `json:"last_reattach,omitempty"`

@@ -339,13 +339,16 @@ func (m *Master) slaveRecord(name string) (fleet.Slave, bool) {
 func (m *Master) noteMounted(now time.Time) {
 	var connected map[netip.Addr]bool
 	for name, s := range m.lastView().Slaves {
-		if s.Mode != fleet.ModeMount || now.Sub(s.SeenAt) < seenEvery {
+		if s.Mode != fleet.ModeMount {
 			continue
 		}
 		if connected == nil {
 			connected = m.connected()
 		}
-		if connected[s.Address] {
+		if !connected[s.Address] {
+			continue
+		}
+		if m.slaves.touch(name, now); now.Sub(s.SeenAt) >= seenEvery {
 			m.slaves.seen(mountSighting(name, "", "", s.Address, now))
 		}
 	}

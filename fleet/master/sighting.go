@@ -45,6 +45,12 @@ func mountSighting(machine, shard, path string, client netip.Addr, now time.Time
 	}
 }
 
+// idle reports whether an agent says that it has nothing mounted: not yet, because its first mount is on its way or has
+// failed, or no more.
+func (s slaveSighting) idle() bool {
+	return s.Mode != string(fleet.ModeMount) && len(s.Mounts) == 0 && s.More == 0
+}
+
 // slaveReport is what the coordinator is told of a slave.
 type slaveReport struct {
 	Name     string          `json:"name"`
@@ -98,6 +104,8 @@ type slaveBook struct {
 	mu      sync.Mutex // guards what follows
 	heard   map[string]heardSlave
 	origins map[netip.Addr]int     // of heard: how many each origin has
+	agents  map[netip.Addr]int     // of heard: how many with an agent each address has
+	left    map[string]time.Time   // slaves of the fleet that are heard no more: when they last were
 	swept   time.Time              // when room was last made
 	news    map[string]slaveReport // to be told; at most one of each that is heard
 }
@@ -105,18 +113,20 @@ type slaveBook struct {
 // heardSlave is the last that was heard of a slave.
 type heardSlave struct {
 	slaveSighting
-	told time.Time // when it was last reported
+	told     time.Time // when it was last reported
+	enrolled bool      // it was one of the fleet's
 }
 
 func newSlaveBook(master, host string, port int, record func(string) (fleet.Slave, bool)) *slaveBook {
 	return &slaveBook{
 		master: master, address: net.JoinHostPort(host, strconv.Itoa(port)), record: record, wake: make(chan struct{}, 1),
-		heard: map[string]heardSlave{}, origins: map[netip.Addr]int{}, news: map[string]slaveReport{},
+		heard: map[string]heardSlave{}, origins: map[netip.Addr]int{}, agents: map[netip.Addr]int{}, left: map[string]time.Time{},
+		news: map[string]slaveReport{},
 	}
 }
 
 // seen takes note of a slave. It does not block, and may be called for every greeting. What cannot be a slave's name is
-// passed over.
+// passed over. Nobody is enrolled for a greeting that tells of no mount: it may never have one.
 func (b *slaveBook) seen(s slaveSighting) {
 	r, ok := s.report(b.master)
 	if !ok {
@@ -127,15 +137,15 @@ func (b *slaveBook) seen(s slaveSighting) {
 	defer b.mu.Unlock()
 	before, kept := b.heard[r.Name]
 	from := origin(r.Address)
-	if !kept && !b.roomLocked(from, s.At) {
+	if !kept && (r.Mode == fleet.ModeMount && !enrolled && b.agentAtLocked(r.Address, s.At) || !b.roomLocked(from, s.At)) {
 		return
 	}
 	rest := changeRest
 	if !enrolled {
 		rest = newsRest
 	}
-	now := heardSlave{s, before.told}
-	if r.news(known) && s.At.Sub(before.told) >= rest {
+	now := heardSlave{s, before.told, enrolled}
+	if (enrolled || !s.idle()) && r.news(known) && s.At.Sub(before.told) >= rest {
 		now.told, b.news[r.Name] = s.At, r
 		signal(b.wake)
 	}
@@ -144,6 +154,20 @@ func (b *slaveBook) seen(s slaveSighting) {
 	}
 	b.heard[r.Name] = now
 	b.origins[from]++
+	if r.Mode != fleet.ModeMount {
+		b.agents[r.Address]++
+	}
+	delete(b.left, r.Name)
+}
+
+// agentAtLocked reports whether an agent is heard of at an address. What is mounted there the agent tells of itself, by the
+// slave's own name instead of the machine's.
+func (b *slaveBook) agentAtLocked(a netip.Addr, now time.Time) bool {
+	if b.agents[a] > 0 && now.Sub(b.swept) >= time.Second {
+		b.swept = now
+		b.sweepLocked(now)
+	}
+	return b.agents[a] > 0
 }
 
 // roomLocked reports whether one more slave of an origin can be kept in mind, and makes room when it can.
@@ -158,13 +182,44 @@ func (b *slaveBook) roomLocked(from netip.Addr, now time.Time) bool {
 
 // sweepLocked forgets slaves that say nothing any more.
 func (b *slaveBook) sweepLocked(now time.Time) {
-	maps.DeleteFunc(b.heard, func(_ string, s heardSlave) bool {
+	maps.DeleteFunc(b.heard, func(name string, s heardSlave) bool {
 		silent := now.Sub(s.At) > heardFor
 		if silent {
 			b.leaveLocked(s)
+			if s.enrolled && len(b.left) < maxSlaves {
+				b.left[name] = s.At
+			}
 		}
 		return silent
 	})
+}
+
+// lastHeard is when each slave of the fleet was last heard of that does not read from this master now. The fleet's records
+// are hours old: this is what tells whether a slave has left a minute ago or a day.
+func (b *slaveBook) lastHeard(now time.Time) map[string]time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sweepLocked(now)
+	maps.DeleteFunc(b.left, func(_ string, at time.Time) bool { return now.Sub(at) > forgetAfter })
+	out := maps.Clone(b.left)
+	for name, s := range b.heard {
+		if s.enrolled && !b.readsNow(s.slaveSighting, now) {
+			out[name] = s.At
+		}
+	}
+	return out
+}
+
+// touch notes that a slave is there that tells nothing of itself, if it was heard of before.
+func (b *slaveBook) touch(name string, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s, ok := b.heard[name]; ok {
+		s.At = now
+		b.heard[name] = s
+	} else if len(b.left) < maxSlaves {
+		b.left[name] = now
+	}
 }
 
 // leaveLocked counts a slave out at its origin.
@@ -172,6 +227,13 @@ func (b *slaveBook) leaveLocked(s heardSlave) {
 	from := origin(s.From.Addr())
 	if b.origins[from]--; b.origins[from] <= 0 {
 		delete(b.origins, from)
+	}
+	if s.Mode == string(fleet.ModeMount) {
+		return
+	}
+	at := s.From.Addr().Unmap().WithZone("")
+	if b.agents[at]--; b.agents[at] <= 0 {
+		delete(b.agents, at)
 	}
 }
 
@@ -189,7 +251,12 @@ func (b *slaveBook) all(now time.Time) []slaveSighting {
 
 // readers are the slaves that read from this master now.
 func (b *slaveBook) readers(now time.Time) []slaveSighting {
-	return slices.DeleteFunc(b.all(now), func(s slaveSighting) bool { return now.Sub(s.At) > readingFor || !b.readsHere(s) })
+	return slices.DeleteFunc(b.all(now), func(s slaveSighting) bool { return !b.readsNow(s, now) })
+}
+
+// readsNow reports whether a sighting says that its slave reads from this master.
+func (b *slaveBook) readsNow(s slaveSighting, now time.Time) bool {
+	return now.Sub(s.At) <= readingFor && !s.idle() && b.readsHere(s)
 }
 
 // take returns up to n reports that are to be told.

@@ -18,7 +18,7 @@ import (
 // greeted is a greeting as an agent says it.
 func greeted(name string, at time.Time) slaveSighting {
 	return slaveSighting{
-		Greeting: hello.Greeting{Slave: name, Mode: "relay", Instance: "i1", Version: "v1"}, From: netip.MustParseAddrPort("10.77.0.100:700"), At: at,
+		Greeting: hello.Greeting{Slave: name, Mode: "relay", Instance: "i1", Version: "v1", Mounts: []hello.Mount{{Shard: "www"}}}, From: netip.MustParseAddrPort("10.77.0.100:700"), At: at,
 	}
 }
 
@@ -237,5 +237,65 @@ func BenchmarkSeen(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		book.seen(s)
+	}
+}
+
+// An agent whose first mount is on its way, or was refused, greets already: it makes no slave of its host, and neither does
+// the mount that it makes under the machine's name.
+func TestNobodyIsEnrolledWithoutAMount(t *testing.T) {
+	now := time.Now()
+	records := map[string]fleet.Slave{}
+	b := newSlaveBook("m1", "10.77.0.1", 2049, func(name string) (fleet.Slave, bool) { s, ok := records[name]; return s, ok })
+	failed := greeted("web19", now)
+	failed.Mounts = nil
+	b.seen(failed)
+	b.seen(mountSighting("host19", "www", "/www", failed.From.Addr(), now))
+	if got := b.take(10); len(got) != 0 {
+		t.Errorf("reported without a mount: %+v", got)
+	}
+	if got := b.readers(now); len(got) != 0 {
+		t.Errorf("reads without a mount: %+v", got)
+	}
+	b.seen(mountSighting("plain", "www", "/www", netip.MustParseAddr("10.77.0.9"), now))
+	b.seen(greeted("web19", now.Add(time.Second)))
+	if got := b.take(10); len(got) != 2 {
+		t.Errorf("with a mount: %+v", got)
+	}
+	// the agent is long gone: the next to mount from there is a slave by its machine's name
+	b.seen(mountSighting("host19", "www", "/www", failed.From.Addr(), now.Add(heardFor+2*time.Second)))
+	if got := b.take(10); len(got) != 1 || got[0].Name != "host19" {
+		t.Errorf("after the agent: %+v", got)
+	}
+}
+
+// When a slave was last heard of is remembered for as long as the fleet knows it, whatever its record says.
+func TestWhenASlaveWasLastHeardOf(t *testing.T) {
+	now := time.Now()
+	records := map[string]fleet.Slave{"web18": {Name: "web18"}, "web17": {Name: "web17"}}
+	b := newSlaveBook("m1", "10.77.0.1", 2049, func(name string) (fleet.Slave, bool) { s, ok := records[name]; return s, ok })
+	for _, name := range []string{"web17", "web18", "stranger"} {
+		b.seen(greeted(name, now))
+	}
+	if got := b.lastHeard(now); len(got) != 0 {
+		t.Errorf("those that read here: %v", got)
+	}
+	unmounted := greeted("web17", now.Add(time.Second))
+	unmounted.Mounts = nil
+	b.seen(unmounted)
+	if got := b.lastHeard(now.Add(time.Second)); len(got) != 1 || !got["web17"].Equal(now.Add(time.Second)) {
+		t.Errorf("one has nothing mounted any more: %v", got)
+	}
+	for _, after := range []time.Duration{time.Minute, time.Hour, 6 * 24 * time.Hour} {
+		if got := b.lastHeard(now.Add(after)); len(got) != 2 || !got["web18"].Equal(now) {
+			t.Errorf("%s later: %v", after, got)
+		}
+	}
+	b.seen(greeted("web18", now.Add(6*24*time.Hour)))
+	if got := b.lastHeard(now.Add(8 * 24 * time.Hour)); len(got) != 1 || got["web18"].IsZero() {
+		t.Errorf("one is back, one long gone: %v", got)
+	}
+	b.touch("web18", now.Add(8*24*time.Hour))
+	if got := b.lastHeard(now.Add(8 * 24 * time.Hour)); !got["web18"].Equal(now.Add(8 * 24 * time.Hour)) {
+		t.Errorf("touched: %v", got)
 	}
 }

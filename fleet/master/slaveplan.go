@@ -41,6 +41,9 @@ type slaveOrder struct {
 	To        string `json:"to,omitempty"`   // its home from now on
 	Forget    string `json:"forget,omitempty"`
 	Rebalance bool   `json:"rebalance,omitempty"`
+
+	// present are the slaves that are there, for Rebalance. Who carries out an order finds out.
+	present map[string]bool
 }
 
 // decision is what is to be written: the records that are new or other, those who get another home first, and those that go.
@@ -163,13 +166,29 @@ func (d *draft) spread() {
 	}
 	hosts := forbearing(d.hosts, all)
 	if d.order.Rebalance {
-		for _, m := range spread.Rebalance(all, hosts) {
-			d.settle(m.Slave, m.To, m.Fallbacks)
-		}
+		d.even(all, hosts)
 		return
 	}
 	for _, s := range spread.Place(all, hosts) {
 		d.settle(s.Name, s.Master, s.Fallbacks)
+	}
+}
+
+// even evens out those who are there, and apart from them those who are not: a slave that was switched off for good must not
+// take the place of one that reads.
+func (d *draft) even(all []spread.Slave, hosts []spread.Host) {
+	var groups [2][]spread.Slave
+	for _, s := range all {
+		group := 1
+		if d.order.present[s.Name] {
+			group = 0
+		}
+		groups[group] = append(groups[group], s)
+	}
+	for _, group := range groups {
+		for _, m := range spread.Rebalance(group, hosts) {
+			d.settle(m.Slave, m.To, m.Fallbacks)
+		}
 	}
 }
 

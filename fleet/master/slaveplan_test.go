@@ -304,6 +304,34 @@ func TestMoveAndRebalance(t *testing.T) {
 	}
 }
 
+// Slaves that are switched off have homes, and take nobody's place: those who read are even among themselves.
+func TestAbsentSlavesDoNotCountInRebalancing(t *testing.T) {
+	for n := range 12 {
+		c := newCrowd(t, 3+n, "m1", "m2")
+		there := map[string]bool{}
+		for _, name := range c.at("m1") {
+			if len(there) < 2 {
+				there[name] = true // both at m1, and the rest is away
+			}
+		}
+		c.order = slaveOrder{Rebalance: true, present: there}
+		c.act()
+		homes := map[string]int{}
+		for name := range there {
+			homes[c.slaves[name].Master]++
+		}
+		if len(there) == 2 && homes["m1"] != 1 {
+			t.Errorf("of %d slaves two are there: %v", len(c.slaves), homes)
+		}
+		if x, y := len(c.at("m1")), len(c.at("m2")); max(x-y, y-x) > 2 {
+			t.Errorf("%d and %d in all", x, y)
+		}
+		if d := c.act(); len(d.moves) != 0 {
+			t.Errorf("rebalanced again: %+v", d.moves)
+		}
+	}
+}
+
 func TestWhatCannotBeOrdered(t *testing.T) {
 	c := newCrowd(t, 3, "m1", "m2", "m3")
 	c.host("m2").Serving, c.host("m3").InStep = false, false

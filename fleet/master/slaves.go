@@ -37,7 +37,28 @@ func noSlave(name string) error {
 
 // HeardSlaves implements console.Control.
 func (c control) HeardSlaves(context.Context) ([]console.SlaveStatus, error) {
-	return c.heardSlaves(time.Now()), nil
+	return c.heardOrSeen(time.Now()), nil
+}
+
+// heardOrSeen are the slaves that read from this master, and those of the fleet that it has heard of before: they read from
+// nobody as far as it knows.
+func (m *Master) heardOrSeen(now time.Time) []console.SlaveStatus {
+	out, v := m.heardSlaves(now), m.lastView()
+	for name, at := range m.slaves.lastHeard(now) {
+		if s, known := v.Slaves[name]; known {
+			st := slaveStatus(s, console.SlaveStatus{})
+			st.SeenAt = later(st.SeenAt, at.UTC())
+			out = append(out, st)
+		}
+	}
+	return out
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // heardSlaves are the slaves that read from this master: those whose agent greets it and says so, and those without an
@@ -95,17 +116,24 @@ func slaveStatus(s fleet.Slave, st console.SlaveStatus) console.SlaveStatus {
 }
 
 // slaveStatuses puts together what the fleet knows and what masters hear. Of a slave that more than one hears of, the last
-// word counts.
+// word counts, and where it reads more than where it was once heard of.
 func slaveStatuses(known map[string]fleet.Slave, heard []console.SlaveStatus) []console.SlaveStatus {
 	all := make(map[string]console.SlaveStatus, len(known))
+	seen := map[string]time.Time{} // those who read from nobody
 	for _, st := range heard {
+		if st.Reads == "" {
+			seen[st.Name] = later(seen[st.Name], st.SeenAt)
+			continue
+		}
 		if other, twice := all[st.Name]; !twice || st.SeenAt.After(other.SeenAt) {
 			all[st.Name] = slaveStatus(known[st.Name], st)
 		}
 	}
 	for name, s := range known {
 		if _, ok := all[name]; !ok {
-			all[name] = slaveStatus(s, console.SlaveStatus{})
+			st := slaveStatus(s, console.SlaveStatus{})
+			st.SeenAt = later(st.SeenAt, seen[name])
+			all[name] = st
 		}
 	}
 	return slices.SortedFunc(maps.Values(all), byName)
@@ -115,7 +143,7 @@ func slaveStatuses(known map[string]fleet.Slave, heard []console.SlaveStatus) []
 func (c control) hearAll(ctx context.Context) []console.SlaveStatus {
 	ctx, cancel := context.WithTimeout(ctx, selfLimit)
 	defer cancel()
-	out := c.heardSlaves(time.Now())
+	out := c.heardOrSeen(time.Now())
 	var mu sync.Mutex // guards out
 	var asking sync.WaitGroup
 	for name := range c.lastView().Masters {
@@ -256,6 +284,7 @@ func (c control) Rebalance(ctx context.Context, r console.RebalanceRequest) ([]c
 		if g == nil {
 			return nil, console.Errorf(console.ErrUnavailable, "this master does not know the fleet yet")
 		}
+		o.present = c.present(ctx)
 		done.Moves = decide(situation{now: time.Now(), slaves: c.lastView().Slaves, hosts: g.hosts, order: o, steady: true}).moves
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
@@ -271,4 +300,20 @@ func (c control) Rebalance(ctx context.Context, r console.RebalanceRequest) ([]c
 		out[i] = console.SlaveMove{Slave: m.Slave, From: m.From, To: m.To}
 	}
 	return out, nil
+}
+
+// presentFor is how lately a slave must have been heard of to count as there while it is between two masters.
+const presentFor = 2 * time.Minute
+
+// present are the slaves that are there.
+func (c control) present(ctx context.Context) map[string]bool {
+	return presentOf(slaveStatuses(c.lastView().Slaves, c.hearAll(ctx)), time.Now())
+}
+
+func presentOf(all []console.SlaveStatus, now time.Time) map[string]bool {
+	out := make(map[string]bool, len(all))
+	for _, s := range all {
+		out[s.Name] = s.Reads != "" || now.Sub(s.SeenAt) < presentFor
+	}
+	return out
 }

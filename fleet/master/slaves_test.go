@@ -65,3 +65,21 @@ func TestAStatusOfManySlavesIsShort(t *testing.T) {
 		t.Error("slaves are told twice")
 	}
 }
+
+// What any master has heard of a slave that is gone is newer than its record, and says no more than when.
+func TestTheLastSightingCounts(t *testing.T) {
+	at := time.Date(2026, 11, 27, 9, 0, 0, 0, time.UTC)
+	known := map[string]fleet.Slave{"web18": {Name: "web18", SeenAt: at}, "web17": {Name: "web17", SeenAt: at}}
+	heard := []console.SlaveStatus{
+		{Name: "web18", SeenAt: at.Add(20 * time.Minute)}, {Name: "web18", SeenAt: at.Add(10 * time.Minute)},
+		{Name: "web17", SeenAt: at.Add(21 * time.Minute)}, {Name: "web17", Reads: "m2", SeenAt: at.Add(20 * time.Minute)}, {Name: "forgotten", SeenAt: at},
+	}
+	all := slaveStatuses(known, heard)
+	if len(all) != 2 || all[0].Reads != "m2" || all[1].Reads != "" || !all[1].SeenAt.Equal(at.Add(20*time.Minute)) {
+		t.Errorf("%+v", all)
+	}
+	now := at.Add(30 * time.Minute)
+	if there := presentOf(all, now); !there["web17"] || there["web18"] {
+		t.Errorf("present: %v", there)
+	}
+}

@@ -327,10 +327,14 @@ func (m *Master) takeReports(reports []slaveReport) error {
 
 // takeOrder carries an order out when this master is the coordinator.
 func (m *Master) takeOrder(ctx context.Context, o slaveOrder) (orderResult, error) {
-	if s := m.spreader.Load(); s != nil {
-		return s.obey(ctx, o)
+	s := m.spreader.Load()
+	if s == nil {
+		return orderResult{}, errNotCoordinator
 	}
-	return orderResult{}, errNotCoordinator
+	if o.Rebalance {
+		o.present = control{m}.present(ctx)
+	}
+	return s.obey(ctx, o)
 }
 
 // giveOrder has the coordinator carry an order out. While one is being elected it waits.
