@@ -132,7 +132,7 @@ func shardTable(w io.Writer, st console.Status) {
 		}
 		cells = append(cells, []string{
 			s.Name, generationCell(s), age(s.PublishedAt, st.Time), count(s.Files), size(s.Bytes), leader, epochCell(s.Epoch),
-			fmt.Sprintf("%d/%d", s.Copies, s.MinCopies), inStepCell(s, st.Masters), strconv.Itoa(s.Mounts), s.Source.State,
+			fmt.Sprintf("%d/%d", s.Copies, s.MinCopies), inStepCell(s, st.Masters), strconv.Itoa(s.Mounts), sourceCell(s, st.Masters),
 		})
 	}
 	rows(w, []string{"SHARD", "GENERATION", "PUBLISHED", "FILES", "SIZE", "LEADER", "EPOCH", "COPIES", "IN STEP", "MOUNTS", "SOURCE"}, cells)
@@ -258,6 +258,23 @@ func lagCell(m console.MasterStatus) string {
 		return plural(int64(len(behind)), "shard", "shards")
 	}
 	return strings.Join(behind, ", ")
+}
+
+// sourceCell is the state of the answering master's source, or else which living masters have one.
+func sourceCell(s console.ShardStatus, masters []console.MasterStatus) string {
+	if s.Source.State != "none" {
+		return s.Source.State
+	}
+	var on []string
+	for _, m := range masters {
+		if m.State != console.MasterLost && slices.Contains(m.Sources, s.Name) {
+			on = append(on, m.Name)
+		}
+	}
+	if len(on) == 0 {
+		return s.Source.State
+	}
+	return "on " + strings.Join(on, ", ")
 }
 
 // statusNotes are the things that want somebody's attention. What a warning says already is not said twice.

@@ -1,6 +1,7 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -230,7 +231,7 @@ func (m *Master) handOver(ctx context.Context, s *shard, r leadRequest) error {
 	}
 	v := m.lastView()
 	if !r.Force && !slices.Contains(m.inStep(v, s.name), r.To) {
-		return fmt.Errorf("shard %s: master %s is behind its head, drained, or lost: %w", s.name, r.To, replicator.ErrBehind)
+		return fmt.Errorf("shard %s: master %s %s: %w", s.name, r.To, cmp.Or(unfit(v, r.To, s.name), "leads it already"), replicator.ErrBehind)
 	}
 	limit := handOverLimit
 	if !r.Wait {
@@ -243,6 +244,23 @@ func (m *Master) handOver(ctx context.Context, s *shard, r leadRequest) error {
 	}
 	m.log.Info().Str("shard", s.name).Str("to", r.To).Int64("epoch", st.Epoch).Msg("leadership handed over")
 	return nil
+}
+
+// unfit says why a master cannot lead a shard now; "": it can.
+func unfit(v fleet.View, name, shard string) string {
+	m, alive := v.Masters[name]
+	_, drained := v.Drained[name]
+	switch {
+	case !alive || gone(v, m):
+		return "is lost"
+	case drained:
+		return "is drained"
+	case m.State != fleet.Serving:
+		return "does not serve: it starts or stops"
+	case !follows(v, name, shard):
+		return "is behind its head"
+	}
+	return ""
 }
 
 // farewell has runStanding hand everything over that this master leads, etcd's leadership first, and waits until others

@@ -225,6 +225,9 @@ func (c control) Lead(ctx context.Context, shard, master string) error {
 	if ok && leader.Master == master {
 		return nil
 	}
+	if why := unfit(c.lastView(), master, shard); why != "" {
+		return console.Errorf(console.ErrConflict, "master %s %s: it will lead shard %s when it can", master, why, shard)
+	}
 	if ok {
 		if err := c.requestLead(ctx, shard, leader.Master, master, true); err != nil {
 			return kindOf(fmt.Errorf("it will when it can: %w", err))

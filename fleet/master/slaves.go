@@ -3,7 +3,6 @@ package master
 import (
 	"cmp"
 	"context"
-	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -234,10 +233,14 @@ func (c control) MoveSlave(ctx context.Context, name, master string) error {
 	if err := c.knownMaster(master); err != nil {
 		return err
 	}
-	err := c.order(ctx, slaveOrder{Move: name, To: master}, func(v fleet.View) bool { return v.Slaves[name].Master == master })
-	if errors.Is(err, console.ErrNotFound) {
-		return console.Errorf(console.ErrConflict, "master %s is lost: nobody can read from it", master)
+	o := slaveOrder{Move: name, To: master}
+	if g := c.guide.Load(); g != nil { // in plain words, and not by way of the coordinator
+		now := situation{slaves: c.lastView().Slaves, hosts: g.hosts, order: o}
+		if why := now.unfitHome(); why != "" {
+			return console.Errorf(console.ErrConflict, "master %s %s", master, why)
+		}
 	}
+	err := c.order(ctx, o, func(v fleet.View) bool { return v.Slaves[name].Master == master })
 	return err
 }
 

@@ -270,20 +270,28 @@ func (s situation) possible() error {
 		}
 	}
 	if o.Move != "" {
-		i := slices.IndexFunc(s.hosts, func(h spread.Host) bool { return h.Name == o.To })
-		switch {
-		case i < 0:
-			return fmt.Errorf("master %s is not among the living: %w", o.To, fleet.ErrNotFound)
-		case !s.hosts[i].Serving:
-			return fmt.Errorf("master %s is drained: %w", o.To, fleet.ErrConflict)
-		case !s.hosts[i].InStep:
-			return fmt.Errorf("master %s does not serve every head: %w", o.To, fleet.ErrConflict)
+		if why := s.unfitHome(); why != "" {
+			return fmt.Errorf("master %s %s: %w", o.To, why, fleet.ErrConflict)
 		}
 	}
 	if o.Rebalance && !s.steady {
 		return fmt.Errorf("etcd is back only just now, and nobody is moved for a while: %w", replicator.ErrBehind)
 	}
 	return nil
+}
+
+// unfitHome says why the master that a slave is to be moved to can be nobody's home; "": it can.
+func (s situation) unfitHome() string {
+	i := slices.IndexFunc(s.hosts, func(h spread.Host) bool { return h.Name == s.order.To })
+	switch {
+	case i < 0:
+		return "is lost: nobody can read from it"
+	case !s.hosts[i].Serving:
+		return "is drained"
+	case !s.hosts[i].InStep:
+		return "does not serve every head"
+	}
+	return ""
 }
 
 // The paths on which masters talk to the coordinator about slaves.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -74,6 +75,7 @@ func (c control) Status(ctx context.Context) (console.Status, error) {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("two machines greet as the slave %s: mount on one of them by another name", name))
 	}
 	st.Warnings = append(st.Warnings, shutOutWarnings(p.view, st.Slaves.Shown)...)
+	st.Warnings = append(st.Warnings, unevenWarnings(st.Masters, func(name string) bool { _, yes := p.view.Drained[name]; return yes })...)
 	for _, key := range slices.Sorted(maps.Keys(p.view.Problems)) {
 		st.Warnings = append(st.Warnings, p.view.Problems[key].Error())
 	}
@@ -96,6 +98,9 @@ func (c control) leaderWarnings(s console.ShardStatus, p picture) []string {
 	}
 	for _, served := range p.view.Replicas {
 		if served.Serves[s.Name] >= s.Head {
+			if s.Leader == "" && allDrained(p.view) {
+				return []string{fmt.Sprintf("shard %s: nobody leads it: all masters are drained; `nfs-fleet master undrain` takes one back", s.Name)}
+			}
 			if s.Leader == "" {
 				return []string{fmt.Sprintf("shard %s: nobody leads it now", s.Name)}
 			}
@@ -106,6 +111,41 @@ func (c control) leaderWarnings(s console.ShardStatus, p picture) []string {
 		return nil // what masters serve is announced once a second
 	}
 	return []string{fmt.Sprintf("shard %s: no living master holds generation %d: start one that does, or give it up with `nfs-fleet shard recover %s --accept-loss`", s.Name, s.Head, s.Name)}
+}
+
+// allDrained reports whether every living master is drained.
+func allDrained(v fleet.View) bool {
+	for name := range v.Masters {
+		if _, drained := v.Drained[name]; !drained {
+			return false
+		}
+	}
+	return len(v.Masters) > 0
+}
+
+// unevenWarnings says when the slaves' homes are so uneven that a rebalance is worth its moves. The fleet does not do that by
+// itself: homes are sticky.
+func unevenWarnings(masters []console.MasterStatus, drained func(master string) bool) []string {
+	masters = slices.DeleteFunc(slices.Clone(masters), func(m console.MasterStatus) bool {
+		return m.State != console.MasterServing || m.Slots <= 0 || drained(m.Name)
+	})
+	slots, slaves, fewest := 0, 0, math.MaxInt
+	for _, m := range masters {
+		slots, slaves, fewest = slots+m.Slots, slaves+m.Slaves, min(fewest, m.Slots)
+	}
+	over, under, loads := 0, 0, make([]string, 0, len(masters))
+	for _, m := range masters {
+		part := slaves * m.Slots / slots
+		over, under = max(over, m.Slaves-part-1), max(under, part-m.Slaves)
+		loads = append(loads, fmt.Sprintf("%s %d", m.Name, m.Slaves))
+	}
+	if over+under <= max(2, fewest/4) {
+		return nil
+	}
+	if more := len(loads) - maxNamed; more > 0 {
+		loads = append(loads[:maxNamed], fmt.Sprintf("and %d more masters", more))
+	}
+	return []string{fmt.Sprintf("the slaves' homes are uneven (%s): `nfs-fleet rebalance` evens them out", strings.Join(loads, ", "))}
 }
 
 // lagWarning is the age of a head from which on every master should serve it.
