@@ -14,6 +14,7 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/doctor"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/mounts"
 )
 
 // doctorTime is how long the doctor may take.
@@ -30,7 +31,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Long: "doctor looks at what a mount by SRVNAME needs (without one: at what is mounted here): name servers, every master\n" +
 			"(connecting, HELLO, MOUNT, reading one file), clocks, this host's kernel, ports and agent. It says in plain words\n" +
 			"what is wrong and what to do. It changes nothing, and touches no file below a mount.\n\n" +
-			"Exit codes: 0 when all is well, 1 when something is not.",
+			"Exit codes: 0 when all is well, 1 when something is not, 2 when SRVNAME cannot be one.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if via != "" && via != control.Relay && via != control.Direct {
@@ -38,6 +39,9 @@ func (a *app) doctorCommand() *cobra.Command {
 			}
 			if len(args) == 1 {
 				name, shard, _ := strings.Cut(args[0], ":/")
+				if err := mounts.CheckName(mounts.Canonical(name)); err != nil {
+					return &usageError{err, cmd.CommandPath()}
+				}
 				o.Name = name
 				if o.Shard == "" {
 					o.Shard, _, _ = strings.Cut(shard, "/")

@@ -173,6 +173,7 @@ func TestExitCodes(t *testing.T) {
 		{nil, "serve --lease-ttl soon", 2, "invalid duration"},
 		{nil, "serve --source www", 2, "SHARD=DIR"},
 		{nil, "serve --config /nonexistent.yaml", 2, "/nonexistent.yaml"},
+		{nil, "doctor nosuch", 2, "is no SRV name of NFS"},
 		{nil, "version", 0, ""},
 		{nil, "", 0, ""},
 		{nil, "--help", 0, ""},

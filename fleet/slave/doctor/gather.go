@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,7 +55,7 @@ func Gather(ctx context.Context, o Options) (Facts, error) {
 	for name, ms := range names {
 		o := o
 		o.DNS = nameServers(o, f.Agent, name)
-		f.Names = append(f.Names, gatherName(ctx, o, name, ms, f.Host.Bind == nil))
+		f.Names = append(f.Names, gatherName(ctx, o, name, ms, knownTargets(f.Agent, name), f.Host.Bind == nil))
 	}
 	slices.SortFunc(f.Names, func(a, b Name) int { return strings.Compare(a.Name, b.Name) })
 	return f, ctx.Err()
@@ -73,8 +74,20 @@ func nameServers(o Options, a Agent, name string) []string {
 	return nil
 }
 
-// gatherName asks the name servers, and then the masters that any of them names.
-func gatherName(ctx context.Context, o Options, name string, ms []mounts.Mount, low bool) Name {
+// knownTargets are the masters of a name that the agent can tell the address of.
+func knownTargets(a Agent, name string) (out []relay.Target) {
+	for _, m := range a.Mounts {
+		addr, err := netip.ParseAddrPort(m.At)
+		if m.Name != name || err != nil || slices.ContainsFunc(out, func(t relay.Target) bool { return t.Addr == addr }) {
+			continue
+		}
+		out = append(out, relay.Target{Name: m.Master, Addr: addr})
+	}
+	return out
+}
+
+// gatherName asks the name servers, and then the masters that any of them names, or that are known without them.
+func gatherName(ctx context.Context, o Options, name string, ms []mounts.Mount, known []relay.Target, low bool) Name {
 	n := Name{Name: name, Mounts: ms}
 	n.Servers, n.NoDNS = resolve.Resolver{Servers: o.DNS}.Survey(ctx, name)
 	var targets []relay.Target
@@ -84,6 +97,9 @@ func gatherName(ctx context.Context, o Options, name string, ms []mounts.Mount, 
 				targets = append(targets, t)
 			}
 		}
+	}
+	if len(targets) == 0 {
+		targets = known
 	}
 	shard := strings.Trim(o.Shard, "/")
 	if shard == "" && len(ms) > 0 {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/rs/zerolog"
 
 	"github.com/nfs-fleet/nfs-fleet/exporter"
@@ -216,5 +217,47 @@ func TestNameServers(t *testing.T) {
 		if got := fmt.Sprint(nameServers(Options{DNS: tt.given}, a, tt.name)); got != tt.want {
 			t.Errorf("%s with %q: %s, want %s", tt.name, tt.given, got, tt.want)
 		}
+	}
+}
+
+// With DNS away the masters that the agent reads from are looked at all the same.
+func TestMastersThatTheAgentKnows(t *testing.T) {
+	a := Agent{Mounts: []control.Mount{
+		{Name: srv, Master: "m1", At: "10.0.0.1:2049"}, {Name: srv, Master: "m1", At: "10.0.0.1:2049"}, {Name: srv, Master: "m2", At: "10.0.0.2:2049"},
+		{Name: "_nfs._tcp.other.example", Master: "m3", At: "10.0.0.3:2049"}, {Name: srv},
+	}}
+	if got := knownTargets(a, srv); len(got) != 2 || got[0] != target("m1") || got[1] != target("m2") {
+		t.Errorf("%+v", got)
+	}
+	alone := serve(t, exporter.Rules{Insecure: true})
+	n := gatherName(t.Context(), Options{DNS: []string{"127.0.0.1:1"}}, srv, nil, []relay.Target{alone}, false)
+	if len(n.Masters) != 1 || n.Masters[0].Connect.Err != nil || n.Servers[0].Err == nil {
+		t.Errorf("%+v", n)
+	}
+}
+
+// A name server that refuses the domain is up: the domain is what to look at.
+func TestARefusedDomain(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refuse := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		if err := w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeRefused)); err != nil {
+			t.Error(err)
+		}
+	})
+	server := &dns.Server{PacketConn: pc, Handler: refuse}
+	done := make(chan error, 1)
+	go func() { done <- server.ActivateAndServe() }()
+	n := gatherName(t.Context(), Options{DNS: []string{pc.LocalAddr().String()}}, srv, nil, nil, false)
+	if err := server.Shutdown(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if found := judgeDNS(n); len(found) != 1 || found[0].Level != Fail || !strings.Contains(found[0].Do, "--domain") {
+		t.Errorf("%+v", found)
 	}
 }

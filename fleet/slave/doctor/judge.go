@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nfs-fleet/nfs-fleet/fleet/slave/control"
+	"github.com/nfs-fleet/nfs-fleet/fleet/slave/resolve"
 )
 
 // Level is how a thing is.
@@ -67,19 +70,14 @@ func judgeKernel(h Host) []Finding {
 	} else {
 		r.say(OK, "Linux "+h.Release+" has an NFSv3 client", "")
 	}
-	level, hint := Note, "nothing, unless you want --via direct: --via relay does not need it"
-	if h.Direct {
-		level, hint = Fail, "use --via relay"
-	}
 	switch {
+	case !h.Direct: // via relay none of this is needed
 	case h.Transports != nil:
-		r.say(level, fmt.Sprintf("--via direct cannot work: %v", h.Transports), hint)
-	case h.NoBreaker != nil && h.Direct:
-		r.say(Warn, "via direct, a master that falls silent is not left before the kernel gives it up, after about 300 s: "+oneLine(h.NoBreaker),
-			"run this as root; else load nf_tables and nft_reject_ipv4, install iptables, or use --via relay")
+		r.say(Fail, "--via direct cannot work: "+brief(h.Transports), "use --via relay")
 	case h.NoBreaker != nil:
-		r.say(Note, "--via direct could not leave a master that falls silent: "+oneLine(h.NoBreaker), hint)
-	case h.Direct:
+		r.say(Warn, "via direct, a master that falls silent is not left before the kernel gives it up, after about 300 s",
+			"run this as root; else load nf_tables and nft_reject_ipv4, install iptables, or use --via relay")
+	default:
 		r.say(OK, "--via direct can leave a master that falls silent, by "+h.Breaker, "")
 	}
 	return r.out
@@ -107,14 +105,9 @@ func judgePorts(h Host) []Finding {
 // judgeAgent judges the agent, and what it says of the mounts.
 func judgeAgent(a Agent, names []Name) []Finding {
 	r := report{check: "agent"}
-	mounted := 0
-	for _, n := range names {
-		mounted += len(n.Mounts)
-	}
 	switch {
-	case a.Absent && mounted > 0:
-		r.say(Fail, fmt.Sprintf("no agent runs, and %d mounts need one: they will not leave a master that is lost", mounted),
-			"systemctl start nfs-fleet-agent; without systemd: `nfs-fleet agent &`")
+	case a.Absent && mounted(names) > 0:
+		r.say(Fail, noAgent(names), "systemctl start nfs-fleet-agent; without systemd: `nfs-fleet agent &`")
 		return r.out
 	case a.Absent:
 		r.say(Note, "no agent runs; it will with the first mount", "")
@@ -141,6 +134,37 @@ func judgeAgent(a Agent, names []Name) []Finding {
 		}
 	}
 	return r.out
+}
+
+// noAgent says what it means for mounts that no agent runs: one via relay reads through the agent.
+func noAgent(names []Name) string {
+	relayed := 0
+	for _, n := range names {
+		for _, m := range n.Mounts {
+			if m.Addr.Addr().IsLoopback() {
+				relayed++
+			}
+		}
+	}
+	text := fmt.Sprintf("no agent runs, and %d mounts need one: ", mounted(names))
+	if mounted(names) == 1 {
+		text = "no agent runs, and a mount needs one: "
+	}
+	switch relayed {
+	case mounted(names):
+		return text + "reads wait until one runs"
+	case 0:
+		return text + "no lost master is left"
+	}
+	return text + "reads via relay wait until one runs, and via direct no lost master is left"
+}
+
+func mounted(names []Name) int {
+	n := 0
+	for _, name := range names {
+		n += len(name.Mounts)
+	}
+	return n
 }
 
 // mount judges what the agent says of a mount.
@@ -177,7 +201,7 @@ func judgeDNS(n Name) []Finding {
 		case errors.Is(s.Err, errNoName) && good == 0:
 			r.say(Fail, oneLine(s.Err), "check the name; the fleet's domain must be delegated to its masters, or --dns must name them (deploy/dns)")
 		case s.Err != nil && good == 0:
-			r.say(Fail, oneLine(s.Err), "is it up, and does a firewall let UDP and TCP through to it?")
+			r.say(Fail, oneLine(s.Err), nameServerHint(s))
 		case s.Err != nil:
 			r.say(Warn, oneLine(s.Err), "others know the name; mend this one, or strike it off")
 		case s.TTL > slowTTL:
@@ -189,6 +213,23 @@ func judgeDNS(n Name) []Finding {
 		}
 	}
 	return r.out
+}
+
+// nameServerHint is what to do about a name server that is of no use, when no other is.
+func nameServerHint(s resolve.Opinion) string {
+	switch _, port, _ := net.SplitHostPort(s.Server); {
+	case resolve.IsRefusal(s.Err):
+		return "is that the fleet's domain (`nfs-fleet serve --domain`)?"
+	case port == "53" && errors.Is(s.Err, syscall.ECONNREFUSED):
+		return "nothing answers DNS there on port 53; if it is a master, it does on 5353 unless it was told otherwise: --dns HOST:5353"
+	}
+	return "is it up, and does a firewall let UDP and TCP through to it?"
+}
+
+// brief is the first line of an error.
+func brief(err error) string {
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	return first
 }
 
 // oneLine folds an error of several lines.

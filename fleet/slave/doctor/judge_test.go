@@ -83,7 +83,15 @@ func TestJudge(t *testing.T) {
 		{"no breaker, via direct", func(f *Facts) { f.Host.NoBreaker, f.Host.Direct = errors.New("none"), true }, []string{"warn", "300 s", "nf_tables"}},
 		{"not root", func(f *Facts) { f.Host.Bind = syscall.EACCES }, []string{"fail", "below 1024", "root"}},
 		{"few ports", func(f *Facts) { f.Host.FreePorts = 3 }, []string{"warn", "only 3", "ss -tanp"}},
-		{"no agent", func(f *Facts) { f.Agent = Agent{Absent: true} }, []string{"fail", "no agent runs, and 1 mounts", "systemctl start"}},
+		{"no agent", func(f *Facts) { f.Agent = Agent{Absent: true} }, []string{"fail", "no agent runs, and a mount needs one: no lost master is left", "systemctl start"}},
+		{"no agent, via relay", func(f *Facts) {
+			f.Agent, f.Names[0].Mounts[0].Addr = Agent{Absent: true}, netip.MustParseAddrPort("127.0.0.1:701")
+		}, []string{"fail", "a mount needs one: reads wait until one runs"}},
+		{"no agent, both ways", func(f *Facts) {
+			m := f.Names[0].Mounts[0]
+			m.Addr = netip.MustParseAddrPort("127.0.0.1:701")
+			f.Agent, f.Names[0].Mounts = Agent{Absent: true}, append(f.Names[0].Mounts, m)
+		}, []string{"fail", "2 mounts need one: reads via relay wait"}},
 		{"a mute agent", func(f *Facts) { f.Agent = Agent{Err: errors.New("refused")} }, []string{"fail", "does not answer: refused", "root"}},
 		{"an agent that only root may ask", func(f *Facts) { f.Agent = Agent{Err: control.ErrNotAllowed} }, []string{"fail", "only root", "run this as root"}},
 		{"an old agent", func(f *Facts) { f.Agent.Version = "0.9" }, []string{"warn", "0.9", "restart"}},
@@ -98,6 +106,9 @@ func TestJudge(t *testing.T) {
 		{"all name servers are down", func(f *Facts) {
 			f.Names[0].Servers, f.Names[0].Masters = []resolve.Opinion{{Err: errors.New("i/o timeout")}}, nil
 		}, []string{"fail", "i/o timeout", "firewall"}},
+		{"nothing answers on port 53", func(f *Facts) {
+			f.Names[0].Servers, f.Names[0].Masters = []resolve.Opinion{{Server: "10.77.0.1:53", Err: dialError(syscall.ECONNREFUSED)}}, nil
+		}, []string{"fail", "--dns HOST:5353"}},
 		{"nobody knows the name", func(f *Facts) {
 			f.Names[0].Servers, f.Names[0].Masters = []resolve.Opinion{{Err: fmt.Errorf("%w: %s", resolve.ErrNoName, srv)}}, nil
 		}, []string{"fail", srv, "delegated"}},

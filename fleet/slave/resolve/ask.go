@@ -29,11 +29,17 @@ type reply struct {
 // refusal is a name server's word that it does not answer for such names.
 type refusal struct{ error }
 
+// IsRefusal reports whether an error, of an Opinion, is a name server's word that it does not answer for such names.
+func IsRefusal(err error) bool {
+	_, refused := err.(refusal)
+	return refused
+}
+
 // verdict is what became of a question that nobody has answered.
 func verdict(failed []error) error {
 	all := errors.Join(failed...)
 	for _, err := range failed {
-		if _, refused := err.(refusal); !refused {
+		if !IsRefusal(err) {
 			return all
 		}
 	}
