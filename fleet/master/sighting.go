@@ -113,8 +113,49 @@ type slaveBook struct {
 // heardSlave is the last that was heard of a slave.
 type heardSlave struct {
 	slaveSighting
-	told     time.Time // when it was last reported
-	enrolled bool      // it was one of the fleet's
+	beside   slaveSighting // what its agent said last of its other mode: it greets for each, in turn
+	told     time.Time     // when it was last reported
+	enrolled bool          // it was one of the fleet's
+}
+
+// otherMode is what was last said of a slave's other mode by the agent that greets now.
+func (h heardSlave) otherMode(s slaveSighting) slaveSighting {
+	switch {
+	case h.Instance != s.Instance || s.Mode == string(fleet.ModeMount):
+		return slaveSighting{}
+	case h.Mode != s.Mode && h.Mode != string(fleet.ModeMount):
+		return h.slaveSighting
+	}
+	return h.beside
+}
+
+func (h heardSlave) besideFresh() bool {
+	return !h.beside.At.IsZero() && h.At.Sub(h.beside.At) <= readingFor
+}
+
+// whole is what a slave says of all its mounts, the relay's first. One whose modes read from two masters tells each of them
+// what it has from there.
+func (h heardSlave) whole(readsHere func(slaveSighting) bool) slaveSighting {
+	first, second := h.slaveSighting, h.beside
+	if !h.besideFresh() {
+		return first
+	}
+	if first.Mode != string(fleet.ModeRelay) {
+		first, second = second, first
+	}
+	switch {
+	case !readsHere(second):
+		return first
+	case !readsHere(first):
+		return second
+	}
+	first.Mounts = slices.Concat(first.Mounts, second.Mounts)
+	first.More += second.More
+	first.At = later(first.At, second.At)
+	if second.Last.At.After(first.Last.At) {
+		first.Last = second.Last
+	}
+	return first
 }
 
 func newSlaveBook(master, host string, port int, record func(string) (fleet.Slave, bool)) *slaveBook {
@@ -144,7 +185,10 @@ func (b *slaveBook) seen(s slaveSighting) {
 	if !enrolled {
 		rest = newsRest
 	}
-	now := heardSlave{s, before.told, enrolled}
+	now := heardSlave{slaveSighting: s, beside: before.otherMode(s), told: before.told, enrolled: enrolled}
+	if now.besideFresh() {
+		r.Mode = fleet.ModeRelay // of both, always this: the record does not change with every greeting
+	}
 	if (enrolled || !s.idle()) && r.news(known) && s.At.Sub(before.told) >= rest {
 		now.told, b.news[r.Name] = s.At, r
 		signal(b.wake)
@@ -203,7 +247,7 @@ func (b *slaveBook) lastHeard(now time.Time) map[string]time.Time {
 	maps.DeleteFunc(b.left, func(_ string, at time.Time) bool { return now.Sub(at) > forgetAfter })
 	out := maps.Clone(b.left)
 	for name, s := range b.heard {
-		if s.enrolled && !b.readsNow(s.slaveSighting, now) {
+		if s.enrolled && !b.readsNow(s.whole(b.readsHere), now) {
 			out[name] = s.At
 		}
 	}
@@ -244,7 +288,7 @@ func (b *slaveBook) all(now time.Time) []slaveSighting {
 	b.sweepLocked(now)
 	out := make([]slaveSighting, 0, len(b.heard))
 	for _, name := range slices.Sorted(maps.Keys(b.heard)) {
-		out = append(out, b.heard[name].slaveSighting)
+		out = append(out, b.heard[name].whole(b.readsHere))
 	}
 	return out
 }

@@ -299,3 +299,36 @@ func TestWhenASlaveWasLastHeardOf(t *testing.T) {
 		t.Errorf("touched: %v", got)
 	}
 }
+
+// An agent that has one name mounted in both ways greets for each in turn. It is one slave, which does not change with every
+// greeting, and both mounts are its.
+func TestASlaveOfTwoModes(t *testing.T) {
+	now := time.Now()
+	records := map[string]fleet.Slave{}
+	b := newSlaveBook("m1", "10.77.0.1", 2049, func(name string) (fleet.Slave, bool) { s, ok := records[name]; return s, ok })
+	told := map[fleet.SlaveMode]int{}
+	for i := range 600 { // five minutes
+		s := greeted("web17", now.Add(time.Duration(i)*500*time.Millisecond))
+		s.Mounts = []hello.Mount{{Shard: "www", Dir: "/relayed"}}
+		if i%2 == 1 {
+			s.Mode, s.Mounts = "direct", []hello.Mount{{Shard: "www", Dir: "/direct"}}
+		}
+		b.seen(s)
+		for _, r := range b.take(10) {
+			told[r.Mode]++
+			records[r.Name] = r.over(records[r.Name])
+		}
+		if got := b.readers(s.At); i > 0 && (len(got) != 1 || got[0].Mode != "relay" || len(got[0].Mounts) != 2 || got[0].Mounts[0].Dir != "/relayed") {
+			t.Fatalf("greeting %d: %+v", i, got)
+		}
+	}
+	if told["relay"] != 1 || told["direct"] != 0 {
+		t.Errorf("reported %v", told)
+	}
+	direct := greeted("web17", now.Add(time.Hour))
+	direct.Mode = "direct"
+	b.seen(direct)
+	if got := b.readers(direct.At); len(got) != 1 || got[0].Mode != "direct" || len(got[0].Mounts) != 1 {
+		t.Errorf("one mode is left: %+v", got)
+	}
+}

@@ -124,7 +124,7 @@ func slaveStatuses(known map[string]fleet.Slave, heard []console.SlaveStatus) []
 			seen[st.Name] = later(seen[st.Name], st.SeenAt)
 			continue
 		}
-		if other, twice := all[st.Name]; !twice || st.SeenAt.After(other.SeenAt) {
+		if other, twice := all[st.Name]; !twice || supersedes(st, other) {
 			all[st.Name] = slaveStatus(known[st.Name], st)
 		}
 	}
@@ -136,6 +136,15 @@ func slaveStatuses(known map[string]fleet.Slave, heard []console.SlaveStatus) []
 		}
 	}
 	return slices.SortedFunc(maps.Values(all), byName)
+}
+
+// supersedes reports whether of two things heard of a slave the first counts: what was heard last, and of two modes that are
+// both in use, the relay.
+func supersedes(a, b console.SlaveStatus) bool {
+	if a.Mode != b.Mode && a.SeenAt.Sub(b.SeenAt).Abs() <= readingFor {
+		return a.Mode == string(fleet.ModeRelay)
+	}
+	return a.SeenAt.After(b.SeenAt)
 }
 
 // hearAll asks every living master which slaves it hears of.

@@ -83,3 +83,21 @@ func TestTheLastSightingCounts(t *testing.T) {
 		t.Errorf("present: %v", there)
 	}
 }
+
+// Two masters may hear of one slave at the same time, by its two modes: the list does not flip between them.
+func TestTwoModesAtTwoMasters(t *testing.T) {
+	at := time.Date(2026, 11, 27, 9, 0, 0, 0, time.UTC)
+	known := map[string]fleet.Slave{"web17": {Name: "web17"}}
+	relay, direct := console.SlaveStatus{Name: "web17", Reads: "m1", Mode: "relay", SeenAt: at}, console.SlaveStatus{Name: "web17", Reads: "m2", Mode: "direct", SeenAt: at.Add(time.Second)}
+	for _, heard := range [][]console.SlaveStatus{{relay, direct}, {direct, relay}} {
+		if all := slaveStatuses(known, heard); all[0].Mode != "relay" || all[0].Reads != "m1" {
+			t.Errorf("%+v", all)
+		}
+	}
+	direct.SeenAt = at.Add(time.Minute)
+	for _, heard := range [][]console.SlaveStatus{{relay, direct}, {direct, relay}} {
+		if all := slaveStatuses(known, heard); all[0].Mode != "direct" {
+			t.Errorf("mounted anew: %+v", all)
+		}
+	}
+}
