@@ -128,10 +128,14 @@ func (d *Direct) perform(ctx context.Context, aims *aims, to netip.AddrPort, tur
 			return fmt.Errorf("the kernel is not connected to %s after %s: %w", to, changeTime, cmp.Or(problem, errSlow))
 		}
 		err = cuts.catch(do.catch)
-		c.aimed(time.Now(), do.aim, func(id string) bool {
-			// Without what catches its end, an address written now could leave a connection that nothing can break later. An
-			// earlier aim that is under way is waited for.
-			return err == nil && aims.begin(d.cfg.Kernel.sys, id, to.Addr())
+		c.aimed(time.Now(), do.aim, func(id string) begun {
+			switch {
+			case err != nil: // without what catches its end, an address written now could leave a connection that nothing can break later
+				return notBegun
+			case !aims.begin(d.cfg.Kernel.sys, id, to.Addr()):
+				return notYet
+			}
+			return begunNow
 		})
 		problem = cmp.Or(cuts.cut(do.cut), err, problem)
 		d.logDeeds(c, do)

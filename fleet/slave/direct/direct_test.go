@@ -178,6 +178,37 @@ func TestSwitchWhileConnecting(t *testing.T) {
 	})
 }
 
+// The kernel is got out of connecting to a master that died when it was just switched to, however many targets have followed since:
+// the write of one waits in the kernel, and those after it wait for that.
+func TestSwitchTwiceWhileConnecting(t *testing.T) {
+	masterD := at("10.0.0.4:2049")
+	for _, breaker := range []func(*world) Breaker{
+		func(w *world) Breaker { return &fakeDestroyer{w} },
+		func(w *world) Breaker { return &fakeFence{w: w} },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(masterA, masterB, masterC, masterD)
+			w.breakers = []Breaker{breaker(w)}
+			w.mount("/m", "1", masterA, 2)
+			d := newDirect(t, NewKernel(w, zerolog.Nop()), "/m")
+			d.Switch(masterA)
+			synctest.Wait()
+			w.set(masterA, silent)
+			w.set(masterB, silent)
+			w.call(1)
+			d.Switch(masterB)
+			until(t, time.Second, func() bool { return len(w.written()) == 2 })
+			d.Switch(masterC)
+			time.Sleep(stuckAfter - step) // its write is under way, and nothing is broken for it yet
+			d.Switch(masterD)
+			if took := until(t, 10*time.Second, w.readable); took > 3200*time.Millisecond {
+				t.Errorf("%s: it took %s", w.breakers[0].Name(), took)
+			}
+			until(t, time.Second, func() bool { return w.fences() == 0 })
+		})
+	}
+}
+
 // Connections to the target that answer are left alone by a Switch to it; those that are silent are made anew.
 func TestSwitchToTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -29,8 +29,9 @@ type change struct {
 
 // aim is that a transport was given the target's address, or is about to be.
 type aim struct {
-	at    time.Time // when it was begun
-	ended bool      // the kernel has taken it
+	at    time.Time // when it was begun, or first wanted while an earlier one is under way
+	begun bool
+	ended bool // the kernel has taken it
 }
 
 // deeds is what a change wants done, in this order.
@@ -51,7 +52,7 @@ func newChange(to netip.AddrPort, urgent, first bool, now time.Time) *change {
 // heed takes the ends of writes into account, and returns why the last one failed, if one did.
 func (c *change) heed(ended []aimed) (err error) {
 	for _, e := range ended {
-		if a := c.aims[e.id]; a != nil && e.to == c.to.Addr() {
+		if a := c.aims[e.id]; a != nil && a.begun && e.to == c.to.Addr() {
 			a.ended = true
 		}
 		if e.err != nil {
@@ -61,16 +62,28 @@ func (c *change) heed(ended []aimed) (err error) {
 	return err
 }
 
-// aimed takes into account that aims were begun, or not: then the next look wants them again.
-func (c *change) aimed(now time.Time, transports []string, begun func(id string) bool) {
+// aimed takes into account that aims were begun, or not: then the next look wants them again. One that has to wait for an
+// earlier one to end has its time nevertheless: that one may be what waits for a connection that will not come.
+func (c *change) aimed(now time.Time, transports []string, begin func(id string) begun) {
 	for _, id := range transports {
-		if begun(id) {
-			c.aims[id].at = now
-		} else {
+		switch begin(id) {
+		case begunNow:
+			c.aims[id].at, c.aims[id].begun = now, true
+		case notBegun:
 			delete(c.aims, id)
+		case notYet:
 		}
 	}
 }
+
+// begun is what became of an aim that was to be begun.
+type begun int
+
+const (
+	begunNow begun = iota
+	notBegun       // for a reason that has to do with it
+	notYet         // an earlier one of the same transport is under way
+)
 
 // look says what to do when transports and sockets are as given.
 func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
@@ -89,6 +102,8 @@ func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
 			a != nil && a.ended && t.Addr.Addr() != c.to.Addr() && now.Sub(a.at) >= reAim {
 			a = &aim{at: now}
 			c.aims[t.ID] = a
+		}
+		if a != nil && !a.begun {
 			d.aim = append(d.aim, t.ID)
 			if s != nil && c.first && c.urgent && c.isStale(*s) {
 				d.catch = append(d.catch, *s)

@@ -81,8 +81,9 @@ type Breaker interface {
 	// First says that it works on what is sent afterwards, to the same peer, until release is called: then Catch goes before
 	// an Aim, and Break after it. Else there is nothing to catch, and Break breaks the one connection as it is.
 	First() bool
-	// Catch has the FIN, with which the kernel ends a connection to the peer, break that connection. Nothing else is touched.
-	// release is never nil and reports what could not be undone.
+	// Catch has the FIN, with which this host ends a connection to the peer, break that connection. That holds for every
+	// connection to the peer's address and port, those of other mounts and of greetings, too: they end as well, only at once.
+	// What goes on is not touched. release is never nil and reports what could not be undone.
 	Catch(s Socket) (release func() error, err error)
 	// Break breaks a connection, and refuses new ones to the same peer if First. release is as Catch's.
 	Break(s Socket) (release func() error, err error)
