@@ -146,6 +146,8 @@ type course struct {
 
 	current Target // zero: none yet
 	lost    bool   // current is, and a race is on for another
+	lostAt  time.Time
+	lostWhy string
 	why     string
 	since   time.Time
 	change  Change // the last
@@ -259,12 +261,17 @@ func (c *course) forget(why purpose) {
 	}
 }
 
-// learn takes the order from DNS: a master's word is newer, so it only adds to that.
+// learn takes the order from DNS: a master's word is newer, so it only adds to that, in place of the last of it when there are
+// too many. That nothing was found takes nothing away.
 func (c *course) learn(targets []Target) {
+	if targets = tidy(targets); len(targets) == 0 {
+		return
+	}
 	if !c.current.Addr.IsValid() {
 		c.order = nil
 	}
-	c.order = tidy(append(slices.Clip(c.order), targets...))
+	kept := c.order[:min(len(c.order), max(maxOrder-len(targets), 1))]
+	c.order = tidy(slices.Concat(kept, targets))
 	switch {
 	case c.race != nil && c.race.kind == start && len(c.race.line) == 0:
 		c.begin(start, c.race.why)

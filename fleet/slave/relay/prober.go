@@ -49,12 +49,18 @@ type Course struct {
 	Why    string
 	Order  []Target // the home master first
 	Change Change   // the last; zero: none
+
+	// While none answers, since when and why; LostWhy is "" before one has ever answered.
+	LostSince time.Time
+	LostWhy   string
 }
 
 // Prober keeps a relay on a living master. Course may be called from any goroutine.
 type Prober struct {
 	cfg    ProberConfig
 	events chan any
+	vain   zerolog.Logger // for look-ups that fail, which are made again and again: it says so once a minute
+	stuck  zerolog.Logger // the same for moves
 
 	// Run's own.
 	course *course
@@ -68,9 +74,14 @@ type Prober struct {
 // discoverTime is how long DNS has to answer.
 const discoverTime = 5 * time.Second
 
+// warnEvery is how often the same failure is said at the most.
+const warnEvery = time.Minute
+
 // NewProber returns a Prober. Nothing happens before Run.
 func NewProber(cfg ProberConfig) *Prober {
+	seldom := func() zerolog.Logger { return cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 1, Period: warnEvery}) }
 	return &Prober{
+		vain: seldom(), stuck: seldom(),
 		cfg: cfg, events: make(chan any), course: newCourse(),
 		asking: make(map[uint64]context.CancelFunc), idle: make(map[netip.AddrPort]Greeter),
 	}
@@ -120,6 +131,12 @@ func (p *Prober) settle() {
 		}
 	}
 	state := Course{Target: c.current, Lost: c.lost, Since: c.since, Why: c.why, Order: c.order, Change: c.change}
+	switch {
+	case c.lost:
+		state.LostSince, state.LostWhy = c.lostAt, c.lostWhy
+	case !c.current.Addr.IsValid() && c.race != nil:
+		state.LostSince = c.race.since
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.state = state
@@ -167,7 +184,7 @@ func (p *Prober) changed(ch Change) {
 func (p *Prober) move(ctx context.Context, ch Change) {
 	err := p.cfg.Relay.Move(ctx, ch.To.Addr)
 	if err != nil && ctx.Err() == nil {
-		p.cfg.Logger.Warn().Err(err).Stringer("to", ch.To).Msg("cannot move to another master")
+		p.stuck.Warn().Err(err).Stringer("to", ch.To).Msg("cannot move to another master")
 	}
 	p.tell(ctx, moved{err})
 }
@@ -177,7 +194,7 @@ func (p *Prober) discover(ctx context.Context) {
 	defer cancel()
 	targets, err := p.cfg.Discover(ctx)
 	if err != nil && ctx.Err() == nil {
-		p.cfg.Logger.Warn().Err(err).Msg("cannot look up the masters")
+		p.vain.Warn().Err(err).Msg("cannot look up the masters")
 	}
 	p.tell(ctx, told{targets})
 }

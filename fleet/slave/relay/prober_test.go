@@ -1,14 +1,18 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 // paper is a Mover and a fleet without a network. Its masters answer at once, or not at all.
@@ -183,4 +187,28 @@ func TestAKeptConnectionThatHasEndedIsMadeAnew(t *testing.T) {
 	if e, ok := say().(failed); !ok || e.err == nil {
 		t.Errorf("%+v of a master that is gone", e)
 	}
+}
+
+// That DNS tells nothing is said once a minute, however often it is asked.
+func TestAVainLookUpIsSaidSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		asked := 0
+		prober := NewProber(ProberConfig{
+			Relay:    &paper{losses: make(chan Loss)},
+			Discover: func(context.Context) ([]Target, error) { asked++; return nil, errors.New("no such host") },
+			Logger:   zerolog.New(&log),
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
+		defer cancel()
+		if err := prober.Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if n := strings.Count(log.String(), "cannot look up"); asked < 100 || n < 2 || n > 3 {
+			t.Errorf("%d look-ups, %d lines:\n%s", asked, n, &log)
+		}
+		if c := prober.Course(); c.LostSince.IsZero() || time.Since(c.LostSince) < 149*time.Second {
+			t.Errorf("there was no master since %v", c.LostSince)
+		}
+	})
 }

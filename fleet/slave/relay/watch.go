@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -39,11 +40,11 @@ func (c *course) watch() {
 	silence := c.now.Sub(later(later(p.began, c.flow.Heard), c.grace))
 	switch {
 	case p.failures >= 2 && c.now.Sub(c.flow.Heard) >= suspectAfter:
-		c.lose(fmt.Sprintf("it does not answer: %v", p.err))
+		c.lose(fmt.Sprintf("%s does not answer: %v", c.current, p.err))
 	case p.failures >= 2 || age >= probeEnd: // replies come: it is alive, whatever happens to greetings
 		c.endProbe(suspectRest)
 	case age >= silentAfter && silence >= silentAfter:
-		c.lose(fmt.Sprintf("it was silent for %s", silence.Round(10*time.Millisecond)))
+		c.lose(fmt.Sprintf("%s was silent for %s", c.current, silence.Round(10*time.Millisecond)))
 	}
 }
 
@@ -69,19 +70,30 @@ func (c *course) probeAnswered(a Answer) {
 	if c.race != nil || c.moving != nil || c.now.Before(c.leaveAt) {
 		return
 	}
-	why := "it wants the slave elsewhere"
+	c.begin(departure, farewell(c.current, a))
+}
+
+// farewell says why a master is left that says so itself, by its name: it is read where another one is read from.
+func farewell(from Target, a Answer) string {
+	if state, ok := strings.CutPrefix(a.Why, "it "); ok {
+		return from.String() + " " + state
+	}
+	if strings.HasPrefix(a.Why, "its home is ") { // the slave's
+		return a.Why
+	}
+	why := from.String() + " wants the slave elsewhere"
 	if a.Status != Leave {
-		why = "it is unwell"
+		why = from.String() + " is unwell"
 	}
 	if a.Why != "" {
 		why += ": " + a.Why
 	}
-	c.begin(departure, why)
+	return why
 }
 
 // lose gives the present master up.
 func (c *course) lose(why string) {
-	c.lost = true
+	c.lost, c.lostWhy = true, why
 	c.blame()
 	since := c.now
 	if c.probe != nil {
@@ -90,6 +102,7 @@ func (c *course) lose(why string) {
 	if !c.flow.Waiting.IsZero() && c.flow.Waiting.Before(since) {
 		since = c.flow.Waiting
 	}
+	c.lostAt = since
 	c.probe, c.moving = nil, nil
 	c.forget(forProbe)
 	c.do(hold{})
@@ -123,9 +136,9 @@ func (c *course) broken(l Loss) {
 		c.strikes++
 		c.struckAt = c.now
 	}
-	why := "it closed a connection"
+	why := c.current.String() + " closed a connection"
 	if l.Err != nil {
-		why = fmt.Sprintf("a connection broke: %v", l.Err)
+		why = fmt.Sprintf("a connection to %s broke: %v", c.current, l.Err)
 	}
 	if c.race != nil && (c.race.kind == breach || c.race.kind == escape) {
 		return
