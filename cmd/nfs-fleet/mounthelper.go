@@ -92,7 +92,7 @@ func (a *app) helper(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", mount.ErrUsage, err)
 	}
-	options, err := mount.ParseOptions(strings.Join(c.options, ","), c.sloppy)
+	options, err := mount.ParseOptions(mount.HelperOptions(strings.Join(c.options, ",")), c.sloppy)
 	if err != nil {
 		return fmt.Errorf("%w: %w", mount.ErrUsage, err)
 	}

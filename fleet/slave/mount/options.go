@@ -97,7 +97,7 @@ var rules = map[string]rule{
 	"noatime":   {flag: unix.MS_NOATIME}, "nodiratime": {flag: unix.MS_NODIRATIME},
 	"relatime": {flag: unix.MS_RELATIME}, "strictatime": {flag: unix.MS_STRICTATIME}, "silent": {flag: unix.MS_SILENT},
 
-	"defaults": ignored, "ro": ignored, "rw": ignored, "nosuid": ignored, "nodev": ignored, "async": ignored, "sync": ignored,
+	"defaults": ignored, "ro": ignored, "nosuid": ignored, "nodev": ignored, "async": ignored, "sync": ignored,
 	"auto": ignored, "noauto": ignored, "nofail": ignored, "_netdev": ignored, "_rnetdev": ignored, "user": ignored, "nouser": ignored,
 	"users": ignored, "owner": ignored, "group": ignored, "comment": ignored, "helper": ignored, "uhelper": ignored, "loud": ignored,
 	"atime": ignored, "diratime": ignored, "norelatime": ignored, "nostrictatime": ignored, "nolazytime": ignored, "lazytime": ignored,
@@ -118,6 +118,7 @@ var rules = map[string]rule{
 	}},
 	"context": text, "fscontext": text, "defcontext": text, "rootcontext": text,
 
+	"rw":   refused("masters serve the tree read-only: leave it away, or say ro"),
 	"soft": refused(onlyHard), "softerr": refused(onlyHard), "softreval": refused(onlyHard), "udp": refused(onlyTCP),
 	"rdma": refused(onlyTCP), "port": refused(onlyAgent), "addr": refused(onlyAgent), "mountport": refused(onlyAgent),
 	"mountaddr": refused(onlyAgent), "mounthost": refused(onlyAgent), "clientaddr": refused(onlyV3), "minorversion": refused(onlyV3),
@@ -125,6 +126,12 @@ var rules = map[string]rule{
 	"noresvport": refused("masters and the agent ask for ports below 1024"), "lock": refused(onlyNolock),
 	"suid": refused(noPrivs), "dev": refused(noPrivs), "bg": refused(useWait), "retry": refused(useWait), "remount": refused("unmount and mount again"),
 	"bind": refused("that is not a mount of a fleet"), "rbind": refused("that is not a mount of a fleet"),
+}
+
+// HelperOptions returns options as mount(8) hands them over without the rw that it puts there whenever nobody has said ro: its helper
+// cannot tell whether somebody has.
+func HelperOptions(text string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(text, ","), func(item string) bool { return item == "rw" }), ",")
 }
 
 // ParseOptions sorts options, as they stand after -o, by who heeds them. sloppy lets those pass that nobody knows.

@@ -39,11 +39,11 @@ func TestParseSpec(t *testing.T) {
 func TestParseOptions(t *testing.T) {
 	for text, want := range map[string]Options{
 		"": {},
-		"rw,_netdev,noauto,nofail,x-systemd.automount,x-gvfs-show,comment=ours,user=me,defaults": {},
-		"ro,hard,nolock,nosuid,nodev,tcp,vers=3,proto=tcp,sec=sys,intr":                          {},
-		"via=direct,dns=10.0.0.1,dns=10.0.0.2:5353,name=web17,wait=5":                            {Via: "direct", DNS: []string{"10.0.0.1", "10.0.0.2:5353"}, Slave: "web17", Wait: 5 * time.Second},
-		"master=m1,master=10.0.0.2:2049,wait=1m30s":                                              {Masters: []string{"m1", "10.0.0.2:2049"}, Wait: 90 * time.Second},
-		"noexec,noatime,nconnect=4,actimeo=1,rsize=65536,nocto":                                  {flags: unix.MS_NOEXEC | unix.MS_NOATIME, kernel: []string{"nconnect=4", "actimeo=1", "rsize=65536", "nocto"}},
+		"_netdev,noauto,nofail,x-systemd.automount,x-gvfs-show,comment=ours,user=me,defaults": {},
+		"ro,hard,nolock,nosuid,nodev,tcp,vers=3,proto=tcp,sec=sys,intr":                       {},
+		"via=direct,dns=10.0.0.1,dns=10.0.0.2:5353,name=web17,wait=5":                         {Via: "direct", DNS: []string{"10.0.0.1", "10.0.0.2:5353"}, Slave: "web17", Wait: 5 * time.Second},
+		"master=m1,master=10.0.0.2:2049,wait=1m30s":                                           {Masters: []string{"m1", "10.0.0.2:2049"}, Wait: 90 * time.Second},
+		"noexec,noatime,nconnect=4,actimeo=1,rsize=65536,nocto":                               {flags: unix.MS_NOEXEC | unix.MS_NOATIME, kernel: []string{"nconnect=4", "actimeo=1", "rsize=65536", "nocto"}},
 		"noexec,exec":  {},
 		"readahead=4M": {Readahead: Readahead{readaheadBytes, 4 << 20}}, "readahead=512k": {Readahead: Readahead{readaheadBytes, 512 << 10}},
 		"readahead=131072": {Readahead: Readahead{readaheadBytes, 128 << 10}}, "readahead=1024M": {Readahead: Readahead{readaheadBytes, 1 << 30}},
@@ -60,7 +60,7 @@ func TestParseOptions(t *testing.T) {
 		}
 	}
 	for text, word := range map[string]string{
-		"soft": "hard", "softerr": "hard", "softreval": "hard", "udp": "TCP", "proto=udp": "tcp", "vers=4.2": "3", "v4": "version 3",
+		"rw": "read-only", "ro,rw": "read-only", "soft": "hard", "softerr": "hard", "softreval": "hard", "udp": "TCP", "proto=udp": "tcp", "vers=4.2": "3", "v4": "version 3",
 		"port=2049": "agent", "addr=10.0.0.1": "agent", "noresvport": "1024", "lock": "lock", "suid": "rights", "dev": "rights",
 		"bg": "nofail", "retry=5": "nofail", "remount": "again", "sec=krb5": "sys", "nonsense": "not known", "nconnect=17": "16",
 		"rsize=big": "number", "rsize": "number", "nocto=1": "no value", "via=magic": "relay", "dns=": "name server", "wait=0": "duration", "wait=1h": "duration",
@@ -77,6 +77,17 @@ func TestParseOptions(t *testing.T) {
 	}
 	if _, err := ParseOptions("soft", true); err == nil {
 		t.Error("sloppy lets unsafe options pass")
+	}
+}
+
+// mount(8) says rw whenever nobody says ro; only whoever runs the command can be told that it is not to be had.
+func TestMountHandsOverRw(t *testing.T) {
+	for text, want := range map[string]string{
+		"rw": "", "rw,_netdev": "_netdev", "dns=a,rw": "dns=a", "ro": "ro", "": "", `context="a,b",rw`: `context="a,b"`, "rw=1": "rw=1",
+	} {
+		if got := HelperOptions(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
 	}
 }
 
@@ -114,7 +125,7 @@ func TestWant(t *testing.T) {
 
 // No text makes an option reach the kernel that is not one of the known ones, or an address.
 func FuzzParseOptions(f *testing.F) {
-	for _, seed := range []string{"", "rw,_netdev", "nconnect=4", `context="a,b"`, "soft", "a=b=c", ",,,", `"`, "via=direct,dns=1.2.3.4"} {
+	for _, seed := range []string{"", HelperOptions("rw,_netdev"), "nconnect=4", `context="a,b"`, "soft", "a=b=c", ",,,", `"`, "via=direct,dns=1.2.3.4"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
