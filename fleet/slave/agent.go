@@ -320,33 +320,50 @@ func (a *Agent) Route(ctx context.Context, w control.Want) (control.Route, error
 			return control.Route{}, fmt.Errorf("%w: via=direct: %w; use via=relay", control.ErrInvalid, err)
 		}
 	}
-	r, err := a.route(w)
+	r, t, err := a.route(w)
 	if err != nil {
 		return control.Route{}, err
 	}
 	a.save()
-	return r.ready(ctx)
+	way, err := r.ready(ctx)
+	r.done(t, err == nil)
+	a.save()
+	return way, err
 }
 
-func (a *Agent) route(w control.Want) (*route, error) {
+// Release lets a route go that was made ready for a mount that came to nothing. It implements control.Agent.
+func (a *Agent) Release(w control.Want) {
+	if check(&w) != nil {
+		return // no route was made of it
+	}
+	a.mu.Lock()
+	r := a.routes[key{w.Name, w.Via}]
+	a.mu.Unlock()
+	if r != nil {
+		r.release(w)
+		a.save()
+	}
+}
+
+// route returns the route that is wanted, and what it was told; route.done must follow.
+func (a *Agent) route(w control.Want) (*route, *told, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ctx.Err() != nil {
-		return nil, fmt.Errorf("%w: the agent is stopping", control.ErrFailed)
+		return nil, nil, fmt.Errorf("%w: the agent is stopping", control.ErrFailed)
 	}
 	k := key{w.Name, w.Via}
 	r := a.routes[k]
 	if r == nil {
 		if len(a.routes) >= MaxRoutes && !a.evict() {
-			return nil, fmt.Errorf("%w SRV names: this host mounts by %d already", control.ErrTooMany, len(a.routes))
+			return nil, nil, fmt.Errorf("%w SRV names: this host mounts by %d already", control.ErrTooMany, len(a.routes))
 		}
 		var err error
 		if r, err = a.open(k, 0); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	r.want(w)
-	return r, nil
+	return r, r.want(w), nil
 }
 
 // evict ends the route that has been asleep longest, and says whether there was one. The caller holds mu.
@@ -361,7 +378,9 @@ func (a *Agent) evict() bool {
 		return false
 	}
 	oldest.log.Info().Msg("there are many SRV names: giving up one that nothing is mounted by")
-	a.known[oldest.key] = oldest.record()
+	if rec := oldest.record(); !rec.Used.IsZero() { // else its port was of no use to anybody
+		a.known[oldest.key] = rec
+	}
 	delete(a.routes, oldest.key)
 	oldest.cancel()
 	if oldest.listener != nil {

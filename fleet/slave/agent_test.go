@@ -132,6 +132,14 @@ func newHost(t *testing.T) *host {
 				h.files[m.Get("FDNAME")] = m.FDs[0]
 				h.mu.Unlock()
 			}
+			if m.Has("FDSTOREREMOVE=1") {
+				h.mu.Lock()
+				if fd, ok := h.files[m.Get("FDNAME")]; ok {
+					os.NewFile(uintptr(fd), m.Get("FDNAME")).Close()
+					delete(h.files, m.Get("FDNAME"))
+				}
+				h.mu.Unlock()
+			}
 		}
 	}()
 	t.Cleanup(func() { h.held.Close(); <-received })
@@ -470,11 +478,14 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		"no port":     {control.Want{Name: "_nfs._tcp.other.example", Masters: []string{none.Addr().String()}, Wait: time.Second}, control.ErrNoPort, "in use"},
 	} {
 		if name == "no port" {
-			if _, err := a.client.Route(t.Context(), control.Want{Name: web17, Masters: []string{none.Addr().String()}}); !errors.Is(err, control.ErrNoMaster) {
-				t.Errorf("the first takes the only port: %v", err)
-			}
+			h.mount(mountAt(7, control.Route{Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), h.ports[0])}, "/www", "/srv/www"))
+			await(t, "a mount takes the only port", func() bool { return len(mountsOf(t, a)) == 1 })
 		}
 		_, err := a.client.Route(t.Context(), c.want)
+		if name == "no port" {
+			h.mount()
+			await(t, "nothing is mounted", func() bool { return len(mountsOf(t, a)) == 0 })
+		}
 		if !errors.Is(err, c.kind) || !strings.Contains(fmt.Sprint(err), c.word) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -517,7 +528,7 @@ func TestState(t *testing.T) {
 	dir := t.TempDir()
 	target := relay.Target{Name: "m1", Addr: netip.MustParseAddrPort("10.0.0.1:2049")}
 	s := state{Format: stateFormat, Boot: "b", Routes: []routeRecord{{
-		Name: web17, Via: control.Relay, Port: 300, DNS: []string{"d"}, Masters: []string{"m"}, Slave: "s", Order: []relay.Target{target},
+		Name: web17, Via: control.Relay, Port: 300, Told: []told{{Dir: "/d", DNS: []string{"d"}, Masters: []string{"m"}, Slave: "s", Seen: true}}, Order: []relay.Target{target},
 		Last: relay.Change{At: time.Unix(5, 0).UTC(), Took: time.Second, From: target, To: target, Why: "w"}, Used: time.Unix(9, 0).UTC(),
 	}}}
 	if err := s.save(dir); err != nil {

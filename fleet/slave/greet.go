@@ -156,7 +156,7 @@ func reattach(ch relay.Change) hello.Reattach {
 
 // slaveName returns this slave's name in the fleet. The caller holds mu.
 func (r *route) slaveName() string {
-	if name := cmp.Or(r.wanted.Slave, mounts.SlaveName(r.name), r.agent.cfg.Name); name != "" {
+	if name := cmp.Or(r.called(), mounts.SlaveName(r.name), r.agent.cfg.Name); name != "" {
 		return name
 	}
 	host, err := os.Hostname()
@@ -173,39 +173,45 @@ func (r *route) resolver() resolve.Resolver {
 	return resolve.Resolver{Servers: r.nameServers()}
 }
 
-// nameServers are those of the mount, or those of the agent; none: the system's. r.mu is held.
-func (r *route) nameServers() []string {
-	if len(r.wanted.DNS) > 0 {
-		return r.wanted.DNS
-	}
-	return r.agent.cfg.DNS
-}
-
-// targets returns the masters to begin with.
+// targets returns the masters to begin with. Those that were named by their addresses need no name server, and begin at once.
 func (r *route) targets() []relay.Target {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.present().Order
+	if order := r.present().Order; len(order) > 0 {
+		return order
+	}
+	var out []relay.Target
+	_, masters := r.sources()
+	for _, m := range masters {
+		host, port, err := splitMaster(m)
+		if addr, bad := netip.ParseAddr(host); err == nil && bad == nil {
+			out = append(out, relay.Target{Addr: netip.AddrPortFrom(addr, port)})
+		}
+	}
+	return out
 }
 
-// discover finds the masters: those that the mount names, or those that DNS lists.
+// discover finds the masters: those that DNS lists, and those that mounts name.
 func (r *route) discover(ctx context.Context) ([]relay.Target, error) {
 	r.mu.Lock()
-	named := r.wanted.Masters
+	groups, masters := r.sources()
+	heard := r.heard
 	r.mu.Unlock()
-	var targets []relay.Target
-	var err error
-	if len(named) == 0 {
-		targets, err = r.resolver().Masters(ctx, r.name)
-	} else {
-		targets, err = r.named(ctx, named)
+	var ask []source
+	for _, servers := range groups {
+		ask = append(ask, func(ctx context.Context) ([]relay.Target, error) {
+			return resolve.Resolver{Servers: servers}.Masters(ctx, r.name)
+		})
 	}
-	if errors.Is(err, resolve.ErrNoName) || errors.Is(err, resolve.ErrRefused) {
-		err = noName{err}
+	if len(masters) > 0 {
+		ask = append(ask, func(ctx context.Context) ([]relay.Target, error) { return r.named(ctx, masters) })
 	}
+	targets, err := gather(ctx, ask)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.noDNS = err
+	if heard == r.heard { // else it says nothing about what was told meanwhile
+		r.noDNS = err
+	}
 	if err != nil && r.via == control.Direct {
 		// What the kernel has mounted was a master, and may be one still.
 		for _, m := range r.mounts {
@@ -216,6 +222,63 @@ func (r *route) discover(ctx context.Context) ([]relay.Target, error) {
 		}
 	}
 	return targets, err
+}
+
+// source is somebody who may know the masters.
+type source func(ctx context.Context) ([]relay.Target, error)
+
+// besides is how long others are waited for when one source has answered: three name servers, two of them silent.
+const besides = time.Second
+
+// gather asks several sources at once, and returns what they know, that of the first one first. None of them speaks for another:
+// that one knows nothing, or is silent, matters only when all do.
+func gather(ctx context.Context, ask []source) ([]relay.Target, error) {
+	type reply struct {
+		from    int
+		targets []relay.Target
+		err     error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	replies := make(chan reply, len(ask)) // room for all: nobody waits to tell
+	for i, from := range ask {
+		go func() {
+			targets, err := from(ctx)
+			replies <- reply{i, targets, err}
+		}()
+	}
+	found, failed := make([][]relay.Target, len(ask)), make([]error, len(ask))
+	var late <-chan time.Time // nil: nobody has answered yet
+	for range ask {
+		select {
+		case a := <-replies:
+			found[a.from], failed[a.from] = a.targets, a.err
+			if len(a.targets) > 0 && late == nil {
+				late = time.After(besides)
+			}
+			continue
+		case <-late:
+		}
+		break
+	}
+	if targets := slices.Concat(found...); len(targets) > 0 {
+		return targets, nil
+	}
+	return nil, vain(failed)
+}
+
+// vain is what it comes to when no source knows masters: that there are none is known only when all say so.
+func vain(failed []error) error {
+	said := slices.DeleteFunc(failed, func(err error) bool { return err == nil })
+	for _, err := range said {
+		if !errors.Is(err, resolve.ErrNoName) && !errors.Is(err, resolve.ErrRefused) {
+			return errors.Join(said...)
+		}
+	}
+	if len(said) == 0 {
+		return errors.New("nobody is known who might tell the masters")
+	}
+	return noName{errors.Join(said...)}
 }
 
 // named returns the masters that a mount names.

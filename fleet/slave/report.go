@@ -67,6 +67,9 @@ func describe(m *control.Mount, c relay.Course, awake bool) {
 	if c.Target.Addr.IsValid() {
 		m.Master, m.At, m.Since, m.Why = c.Target.String(), c.Target.Addr.String(), control.Time(c.Since), c.Why
 	}
+	if m.State == control.Searching {
+		m.Since, m.Why = control.Time(c.LostSince), cmp.Or(c.LostWhy, "no master has answered yet")
+	}
 	if ch := c.Change; ch.From.Addr.IsValid() {
 		m.Reattach = &control.Change{
 			At: control.Time(ch.At), TookMS: float64(ch.Took) / float64(time.Millisecond), From: ch.From.String(), To: ch.To.String(),

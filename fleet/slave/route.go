@@ -40,9 +40,11 @@ type route struct {
 	cancel   context.CancelFunc
 
 	mu     sync.Mutex // guards what follows
-	wanted control.Want
+	told   []*told    // the latest first
+	heard  int        // how often something was told
 	mounts []mounts.Mount
-	used   time.Time
+	used   time.Time          // when somebody last had a use for it; zero: never
+	before time.Time          // used, before commands that wait asked for it
 	mover  mover              // nil: asleep
 	stop   context.CancelFunc // of the mover and the prober
 	prober *relay.Prober      // nil: asleep, or being made anew
@@ -65,14 +67,16 @@ const discoverTime = 5 * time.Second
 // that has not heard of its own servers yet.
 const refusedTime = 2 * time.Second
 
+// warnEvery is how often the same failure is said at the most.
+const warnEvery = time.Minute
+
 // retryAfter is the wait before a mover that has failed is made anew.
 const retryAfter = time.Second
 
 func newRoute(a *Agent, k key, rec routeRecord) *route {
 	r := &route{
 		key: k, agent: a, log: a.cfg.Logger.With().Str("name", k.name).Str("via", k.via).Logger(), wake: make(chan struct{}, 1),
-		wanted: control.Want{Name: k.name, Via: k.via, DNS: rec.DNS, Masters: rec.Masters, Slave: rec.Slave},
-		used:   rec.Used, order: rec.Order, last: rec.Last, failed: make(map[netip.AddrPort]error),
+		told: recall(rec.Told), used: rec.Used, order: rec.Order, last: rec.Last, failed: make(map[netip.AddrPort]error),
 	}
 	if name := r.slaveName(); rec.Called != "" && rec.Called != name {
 		r.log.Warn().Str("was", rec.Called).Str("is", name).Msg("this slave has another name now: the fleet forgets the old one after 7 days, or by `nfs-fleet slave forget`")
@@ -85,7 +89,7 @@ func (r *route) record() routeRecord {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return routeRecord{
-		Name: r.name, Via: r.via, Port: r.addr.Port(), DNS: r.wanted.DNS, Masters: r.wanted.Masters, Slave: r.wanted.Slave,
+		Name: r.name, Via: r.via, Port: r.addr.Port(), Told: r.recorded(),
 		Called: r.slaveName(), Order: r.present().Order, Last: r.present().Change, Used: r.used.Truncate(time.Minute),
 	}
 }
@@ -105,23 +109,19 @@ func (r *route) present() relay.Course {
 	return c
 }
 
-// want changes what the route is told by, and wakes it.
-func (r *route) want(w control.Want) {
+// want adds to what the route is told by, and wakes it. Whoever wants it says done when it no longer waits.
+func (r *route) want(w control.Want) *told {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.mounts) > 0 { // they go on as they were told when the new one leaves it open
-		if len(w.DNS) == 0 {
-			w.DNS = r.wanted.DNS
-		}
-		if len(w.Masters) == 0 {
-			w.Masters = r.wanted.Masters
-		}
-		w.Slave = cmp.Or(w.Slave, r.wanted.Slave)
+	alone := len(r.mounts) == 0 && !r.waited() && !r.connected()
+	if !r.pending() {
+		r.before = r.used
 	}
-	other := !slices.Equal(w.DNS, r.wanted.DNS) || !slices.Equal(w.Masters, r.wanted.Masters)
-	r.wanted, r.used, r.noDNS = w, time.Now(), nil
-	if c := r.present(); other && (c.Lost || !c.Target.Addr.IsValid()) {
-		// Whoever was looked for in vain is forgotten.
+	old := r.told
+	t := r.hear(w)
+	r.used, r.noDNS = time.Now(), nil
+	if c := r.present(); alone && !slices.ContainsFunc(old, t.leads) && (c.Lost || !c.Target.Addr.IsValid()) {
+		// Nobody reads, and whoever was looked for in vain is forgotten.
 		r.order, r.course = nil, relay.Course{}
 		if r.stop != nil {
 			r.stop()
@@ -129,7 +129,43 @@ func (r *route) want(w control.Want) {
 		}
 	}
 	r.rouse()
+	return t
 }
+
+// done ends the wait of a command. When it came to nothing, and nobody else has a use for the route, it falls asleep.
+func (r *route) done(t *told, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settle(t, ok)
+	if ok {
+		r.used = time.Now()
+		return
+	}
+	r.dismiss()
+}
+
+// release forgets a mount for which the route was made ready, and that came to nothing.
+func (r *route) release(w control.Want) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	what := told{Dir: w.Dir, DNS: w.DNS, Masters: w.Masters, Slave: w.Slave}
+	i := slices.IndexFunc(r.told, func(t *told) bool { return !t.open && !r.live(t) && t.same(&what) })
+	if i >= 0 {
+		r.forget(r.told[i])
+		r.dismiss()
+	}
+}
+
+// dismiss has the route fall asleep if nobody has a use for it. The caller holds mu.
+func (r *route) dismiss() {
+	if len(r.mounts) == 0 && !r.pending() && !r.connected() {
+		r.used = r.before
+	}
+	r.rouse()
+}
+
+// connected says whether the kernel is. The caller holds mu.
+func (r *route) connected() bool { return r.mover != nil && r.mover.Flow().Conns > 0 }
 
 // mounted tells which mounts are the route's.
 func (r *route) mounted(ms []mounts.Mount) {
@@ -138,7 +174,9 @@ func (r *route) mounted(ms []mounts.Mount) {
 	if len(r.mounts) > 0 {
 		r.used = time.Now()
 	}
-	if r.mounts = ms; len(ms) > 0 {
+	r.mounts = ms
+	r.prune()
+	if len(ms) > 0 {
 		r.rouse()
 	}
 }
@@ -152,11 +190,12 @@ func (r *route) rouse() {
 
 // run works, and sleeps when there is nothing to do, until ctx ends.
 func (r *route) run(ctx context.Context) {
+	seldom := r.log.Sample(&zerolog.BurstSampler{Burst: 1, Period: warnEvery})
 	for ctx.Err() == nil {
 		if err := r.sleep(ctx); err != nil {
 			r.log.Error().Err(err).Msg("cannot wait for the kernel")
 		} else if err = r.work(ctx); err != nil {
-			r.log.Error().Err(err).Msg("the way to the masters has failed: making it anew")
+			seldom.Error().Err(err).Msg("the way to the masters has failed: making it anew")
 		} else {
 			continue
 		}
@@ -181,11 +220,14 @@ func (r *route) close() {
 func (r *route) dormant() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.prober == nil && len(r.mounts) == 0 && time.Since(r.used) > r.agent.cfg.Rest
+	return r.prober == nil && len(r.mounts) == 0 && !r.waited() && time.Since(r.used) > r.agent.cfg.Rest
 }
 
 // sleep returns when somebody wants the route: by a wish, by a mount, or by connecting.
 func (r *route) sleep(ctx context.Context) error {
+	if r.needed() {
+		return nil
+	}
 	if r.listener == nil {
 		select {
 		case <-r.wake:
@@ -199,6 +241,7 @@ func (r *route) sleep(ctx context.Context) error {
 	go func() { connected <- connecting(waiting, r.listener) }()
 	select {
 	case err := <-connected:
+		r.touch()
 		return err
 	case <-r.wake:
 	case <-ctx.Done():
@@ -206,6 +249,19 @@ func (r *route) sleep(ctx context.Context) error {
 	cancel()
 	<-connected
 	return nil
+}
+
+// needed says whether the route may not sleep.
+func (r *route) needed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.mounts) > 0 || r.waited()
+}
+
+func (r *route) touch() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.used = time.Now()
 }
 
 // connecting returns when somebody has connected to a listener and waits to be accepted, or ctx ends.
@@ -253,6 +309,10 @@ func (r *route) work(ctx context.Context) error {
 			running--
 			cancel()
 		case <-tick.C:
+			if r.unwanted(m) {
+				cancel()
+			}
+		case <-r.wake: // something has changed
 			if r.unwanted(m) {
 				cancel()
 			}
@@ -316,7 +376,6 @@ func (r *route) awake(m mover, p *relay.Prober, stop context.CancelFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mover, r.prober, r.stop = m, p, stop
-	r.used = time.Now()
 }
 
 func (r *route) asleep() {
@@ -333,8 +392,9 @@ func (r *route) unwanted(m mover) bool {
 	conns := m.Flow().Conns
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if conns > 0 || len(r.mounts) > 0 {
+	if conns > 0 || len(r.mounts) > 0 || r.waited() {
 		r.used = time.Now()
+		return false
 	}
 	return time.Since(r.used) > r.agent.cfg.Rest
 }
@@ -399,7 +459,8 @@ func (r *route) explain(c relay.Course, waited time.Duration) error {
 // same says whether two states say the same.
 func (s state) same(o state) bool {
 	return s.Boot == o.Boot && slices.EqualFunc(s.Routes, o.Routes, func(a, b routeRecord) bool {
-		return a.Name == b.Name && a.Via == b.Via && a.Port == b.Port && a.Slave == b.Slave && a.Called == b.Called && a.Used.Equal(b.Used) &&
-			a.Last == b.Last && slices.Equal(a.DNS, b.DNS) && slices.Equal(a.Masters, b.Masters) && slices.Equal(a.Order, b.Order)
+		return a.Name == b.Name && a.Via == b.Via && a.Port == b.Port && a.Called == b.Called && a.Used.Equal(b.Used) &&
+			a.Last == b.Last && slices.Equal(a.Order, b.Order) &&
+			slices.EqualFunc(a.Told, b.Told, func(t, o told) bool { return t.same(&o) && t.Seen == o.Seen })
 	})
 }

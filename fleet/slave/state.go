@@ -24,16 +24,14 @@ type state struct {
 
 // routeRecord is a route in the state. After a reboot only its name and port count.
 type routeRecord struct {
-	Name    string         `json:"name"`
-	Via     string         `json:"via"`
-	Port    uint16         `json:"port,omitempty"`
-	DNS     []string       `json:"dns,omitempty"`
-	Masters []string       `json:"masters,omitempty"`
-	Slave   string         `json:"slave,omitempty"`
-	Called  string         `json:"called,omitempty"` // the name in the fleet that came of it
-	Order   []relay.Target `json:"order,omitempty"`  // as the masters or DNS last said
-	Last    relay.Change   `json:"last,omitzero"`
-	Used    time.Time      `json:"used"`
+	Name   string         `json:"name"`
+	Via    string         `json:"via"`
+	Port   uint16         `json:"port,omitempty"`
+	Told   []told         `json:"told,omitempty"`   // by its mounts, the latest first
+	Called string         `json:"called,omitempty"` // the name in the fleet that came of it
+	Order  []relay.Target `json:"order,omitempty"`  // as the masters or DNS last said
+	Last   relay.Change   `json:"last,omitzero"`
+	Used   time.Time      `json:"used"`
 }
 
 const (

@@ -61,6 +61,13 @@ func (c *Client) Route(ctx context.Context, w Want) (Route, error) {
 	return r, c.do(ctx, http.MethodPost, "/v1/routes", w, &r)
 }
 
+// Release tells that the mount that a route was asked for came to nothing.
+func (c *Client) Release(ctx context.Context, w Want) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	return c.do(ctx, http.MethodPost, "/v1/release", w, new(struct{}))
+}
+
 // Status asks what the agent does.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)

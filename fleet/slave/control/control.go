@@ -2,6 +2,7 @@
 // whoever runs the agent, can use.
 //
 //	POST /v1/routes   Want → Route: have a way to the masters of a SRV name ready, and wait until it leads to one
+//	POST /v1/release  Want → nothing: the mount that wanted it came to nothing
 //	GET  /v1/status   → Status: who reads from where, since when and why
 package control
 
@@ -37,8 +38,9 @@ var kinds = map[string]error{
 type Want struct {
 	Name    string   `json:"name"`              // the SRV name
 	Via     string   `json:"via"`               // Relay or Direct
+	Dir     string   `json:"dir,omitempty"`     // where it is to be mounted: what follows counts as long as it is
 	DNS     []string `json:"dns,omitempty"`     // name servers; none: the agent's
-	Masters []string `json:"masters,omitempty"` // HOST:PORT of masters to begin with, instead of what DNS says
+	Masters []string `json:"masters,omitempty"` // HOST:PORT of masters to begin with; DNS is asked besides if name servers were named
 	Slave   string   `json:"slave,omitempty"`   // this slave's name in the fleet; "": from the SRV name, or the agent's
 	// Wait is how long a master may take to answer.
 	Wait time.Duration `json:"wait_ns,omitempty"`
@@ -68,8 +70,8 @@ type Mount struct {
 	Master   string   `json:"master"`                // "": none
 	At       string   `json:"master_addr,omitempty"` // its address
 	State    string   `json:"state"`                 // Reading, Searching or Idle
-	Since    string   `json:"since,omitempty"`       // when it began to read there
-	Why      string   `json:"why,omitempty"`         // why there
+	Since    string   `json:"since,omitempty"`       // when it began to read there; Searching: since when none answers
+	Why      string   `json:"why,omitempty"`         // why there; Searching: why none does
 	Home     string   `json:"home,omitempty"`        // where it wants to be
 	Order    []string `json:"order"`                 // masters, the best first
 	DNS      []string `json:"dns,omitempty"`         // name servers that it or the agent was given; none: the system's

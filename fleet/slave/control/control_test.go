@@ -18,8 +18,15 @@ import (
 
 // paperAgent answers as it is told.
 type paperAgent struct {
-	route  func(ctx context.Context, w Want) (Route, error)
-	status Status
+	route    func(ctx context.Context, w Want) (Route, error)
+	released *Want // what was; nil: it does not matter
+	status   Status
+}
+
+func (p paperAgent) Release(w Want) {
+	if p.released != nil {
+		*p.released = w
+	}
 }
 
 func (p paperAgent) Route(ctx context.Context, w Want) (Route, error) { return p.route(ctx, w) }
@@ -45,10 +52,11 @@ func serve(t *testing.T, a Agent) (*Client, string) {
 }
 
 func TestWhatIsSaidIsHeard(t *testing.T) {
-	want := Want{Name: "_nfs._tcp.x", Via: Direct, DNS: []string{"a:53"}, Masters: []string{"b:2049"}, Slave: "w", Wait: 3 * time.Second}
+	want := Want{Name: "_nfs._tcp.x", Via: Direct, Dir: "/srv", DNS: []string{"a:53"}, Masters: []string{"b:2049"}, Slave: "w", Wait: 3 * time.Second}
 	route := Route{Addr: netip.MustParseAddrPort("127.0.0.1:300"), Master: "m1"}
 	status := Status{Version: "1", Mounts: []Mount{{Name: "_nfs._tcp.x", Dir: "/srv", Order: []string{"m1", "m2"}, Reattach: &Change{TookMS: 1.5, From: "m2"}}}}
-	c, path := serve(t, paperAgent{status: status, route: func(ctx context.Context, w Want) (Route, error) {
+	var released Want
+	c, path := serve(t, paperAgent{status: status, released: &released, route: func(ctx context.Context, w Want) (Route, error) {
 		if !reflect.DeepEqual(w, want) {
 			t.Errorf("it heard %+v", w)
 		}
@@ -59,6 +67,9 @@ func TestWhatIsSaidIsHeard(t *testing.T) {
 	}})
 	if got, err := c.Route(t.Context(), want); err != nil || got != route {
 		t.Errorf("%+v, %v", got, err)
+	}
+	if err := c.Release(t.Context(), want); err != nil || !reflect.DeepEqual(released, want) {
+		t.Errorf("released %+v, %v", released, err)
 	}
 	if got, err := c.Status(t.Context()); err != nil || !reflect.DeepEqual(got, status) {
 		t.Errorf("%+v, %v", got, err)

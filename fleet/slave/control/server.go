@@ -17,6 +17,7 @@ import (
 // Agent is what a Server makes reachable. Its methods are called by many goroutines at once.
 type Agent interface {
 	Route(ctx context.Context, w Want) (Route, error)
+	Release(w Want)
 	Status() Status
 }
 
@@ -97,9 +98,9 @@ func handler(a Agent) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.Status()) })
 	mux.HandleFunc("POST /v1/routes", func(w http.ResponseWriter, r *http.Request) {
-		var want Want
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&want); err != nil {
-			fail(w, fmt.Errorf("%w request: %w", ErrInvalid, err))
+		want, err := readWant(w, r)
+		if err != nil {
+			fail(w, err)
 			return
 		}
 		want.Wait = min(max(want.Wait, 0), maxWait)
@@ -112,7 +113,23 @@ func handler(a Agent) http.Handler {
 		}
 		answer(w, route)
 	})
+	mux.HandleFunc("POST /v1/release", func(w http.ResponseWriter, r *http.Request) {
+		want, err := readWant(w, r)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		a.Release(want)
+		answer(w, struct{}{})
+	})
 	return mux
+}
+
+func readWant(w http.ResponseWriter, r *http.Request) (want Want, err error) {
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&want); err != nil {
+		return want, fmt.Errorf("%w request: %w", ErrInvalid, err)
+	}
+	return want, nil
 }
 
 func answer(w http.ResponseWriter, v any) {

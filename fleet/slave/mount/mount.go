@@ -62,13 +62,22 @@ func Do(ctx context.Context, r Request) error {
 	if err != nil {
 		return err
 	}
-	if m, ok := mounts.Topmost(table, dir); ok && m.Name == r.Spec.Name && filepath.Clean(m.Path) == r.Spec.Path {
+	if m, ok := mounts.Topmost(table, dir); ok {
+		if err := occupied(m, r.Spec); err != nil {
+			return err
+		}
 		return r.again(ctx, dir)
 	}
-	route, err := r.route(ctx)
+	route, err := r.route(ctx, dir)
 	if err != nil {
 		return err
 	}
+	mounted := false
+	defer func() {
+		if !mounted {
+			r.release(ctx, dir)
+		}
+	}()
 	flags, data, err := r.Options.Kernel(route.Addr)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
@@ -88,12 +97,37 @@ func Do(ctx context.Context, r Request) error {
 	if err != nil {
 		return explain(err, r.Spec, dir, route)
 	}
+	mounted = true
 	r.readahead(dir)
 	return nil
 }
 
+// occupied says why nothing can be mounted over a mount of a fleet, unless it is the same: then it is nil.
+func occupied(m mounts.Mount, s Spec) error {
+	if m.Name == s.Name && filepath.Clean(m.Path) == s.Path {
+		return nil
+	}
+	return fmt.Errorf("%w: %s:%s is at %s, and would be hidden: unmount it first, or mount %s at another directory",
+		ErrMounted, m.Name, m.Path, m.Dir, s)
+}
+
+// release tells the agent that the mount came to nothing, also when the command was interrupted. An agent that does not hear it
+// notices by itself, after some time.
+func (r Request) release(ctx context.Context, dir string) {
+	if err := r.Agent.Release(context.WithoutCancel(ctx), r.want(dir)); err != nil {
+		r.say("the agent keeps what it has made ready for some minutes: %v", err)
+	}
+}
+
+// want is what the agent is asked for.
+func (r Request) want(dir string) control.Want {
+	w := r.Options.Want(r.Spec)
+	w.Dir = dir
+	return w
+}
+
 // again is for what is mounted already. Nothing is mounted, but whoever asks may do so because reading hangs: an agent is started
-// if none runs, and told again by what to find masters if it finds none.
+// if none runs, and told again by what to find masters if it finds none, or if that is said.
 func (r Request) again(ctx context.Context, dir string) error {
 	mounted := fmt.Errorf("%w: %s at %s", ErrMounted, r.Spec, dir)
 	status, err := r.Agent.Status(ctx)
@@ -102,11 +136,13 @@ func (r Request) again(ctx context.Context, dir string) error {
 	switch {
 	case err != nil && !noAgent:
 		return fmt.Errorf("%w: %w", mounted, err)
-	case err == nil && !lost:
+	case err == nil && !lost && len(r.Options.DNS) == 0 && len(r.Options.Masters) == 0:
 		return mounted
 	}
-	route, err := r.route(ctx)
+	route, err := r.route(ctx, dir)
 	switch {
+	case err == nil && !lost && !noAgent:
+		return mounted
 	case err != nil:
 		return fmt.Errorf("%w: %w", mounted, err)
 	case noAgent:
@@ -116,8 +152,8 @@ func (r Request) again(ctx context.Context, dir string) error {
 }
 
 // route asks the agent for the address to mount, and starts one when there is none.
-func (r Request) route(ctx context.Context) (control.Route, error) {
-	route, err := r.Agent.Route(ctx, r.Options.Want(r.Spec))
+func (r Request) route(ctx context.Context, dir string) (control.Route, error) {
+	route, err := r.Agent.Route(ctx, r.want(dir))
 	if !errors.Is(err, control.ErrNoAgent) || r.Start == nil {
 		return route, err
 	}
@@ -125,7 +161,7 @@ func (r Request) route(ctx context.Context) (control.Route, error) {
 	if err := r.Start(ctx); err != nil {
 		return route, fmt.Errorf("%w: cannot start the agent: %w", ErrFailed, err)
 	}
-	return r.Agent.Route(ctx, r.Options.Want(r.Spec))
+	return r.Agent.Route(ctx, r.want(dir))
 }
 
 // directory returns the directory to mount at, absolute and without symbolic links. What is mounted there already is not

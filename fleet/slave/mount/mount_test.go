@@ -68,11 +68,11 @@ func TestAnAgentIsStarted(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "agent.sock")
 	starts := 0
 	r := Request{Spec: Spec{Name: "_nfs._tcp.x", Path: "/www"}, Agent: control.NewClient(socket)}
-	if _, err := r.route(t.Context()); !errors.Is(err, control.ErrNoAgent) || !strings.Contains(err.Error(), socket) {
+	if _, err := r.route(t.Context(), "/srv/www"); !errors.Is(err, control.ErrNoAgent) || !strings.Contains(err.Error(), socket) {
 		t.Errorf("no agent: %v", err)
 	}
 	r.Start = func(context.Context) error { starts++; return errors.New("no such program") }
-	if _, err := r.route(t.Context()); !errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), "no such program") || starts != 1 {
+	if _, err := r.route(t.Context(), "/srv/www"); !errors.Is(err, ErrFailed) || !strings.Contains(err.Error(), "no such program") || starts != 1 {
 		t.Errorf("an agent that does not start: %v, %d starts", err, starts)
 	}
 }
@@ -102,6 +102,8 @@ type fakeAgent struct {
 func (a *fakeAgent) Status() control.Status {
 	return control.Status{Mounts: []control.Mount{{Dir: "/srv/www", State: a.state}}}
 }
+
+func (a *fakeAgent) Release(control.Want) {}
 
 func (a *fakeAgent) Route(_ context.Context, w control.Want) (control.Route, error) {
 	a.wants = append(a.wants, w)
@@ -138,7 +140,8 @@ func TestMountingAgainSeesToTheAgent(t *testing.T) {
 		words   string
 		told    int
 	}{
-		"all is well":                   {true, control.Reading, "dns=a", "at /srv/www", 0},
+		"all is well":                   {true, control.Reading, "", "at /srv/www", 0},
+		"all is well, and more is told": {true, control.Reading, "dns=a", "at /srv/www", 1},
 		"no agent runs":                 {false, control.Searching, "dns=a", "its agent did not run, and does now: it reads from m1", 1},
 		"the agent finds nobody":        {true, control.Searching, "dns=a", "it reads from m1 now", 1},
 		"and is told nothing new":       {true, control.Searching, "", "no master answers", 1},
@@ -162,6 +165,24 @@ func TestMountingAgainSeesToTheAgent(t *testing.T) {
 			if !errors.Is(err, ErrMounted) || !strings.Contains(err.Error(), c.words) || len(agent.wants) != c.told {
 				t.Errorf("%v, told %+v; want an error with %q, told %d times", err, agent.wants, c.words, c.told)
 			}
+			if len(agent.wants) > 0 && agent.wants[0].Dir != "/srv/www" {
+				t.Errorf("the agent is not told where: %+v", agent.wants)
+			}
 		})
+	}
+}
+
+// What is mounted already is not hidden by something else of a fleet.
+func TestADirectoryIsOccupied(t *testing.T) {
+	m := mounts.Mount{Name: "_nfs._tcp.x", Path: "/www/", Dir: "/srv/www"}
+	for text, free := range map[string]bool{"_nfs._tcp.x:/www": true, "_nfs._tcp.y:/www": false, "_nfs._tcp.x:/other": false} {
+		s, err := ParseSpec(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = occupied(m, s)
+		if free && err != nil || !free && (!errors.Is(err, ErrMounted) || !strings.Contains(err.Error(), "_nfs._tcp.x:/www/ is at /srv/www")) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
