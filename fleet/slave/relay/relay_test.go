@@ -174,7 +174,7 @@ func TestTheListenerOutlivesTheRelay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	t.Cleanup(func() { ln.Close() }) // after the kernel has ended
 	insecure := os.Geteuid() != 0
 	k := startKernel(t, t.Context(), ln.Addr().(*net.TCPAddr).AddrPort(), 4096, 1)
 	for range 5 { // the agent, started again and again
