@@ -42,7 +42,7 @@ func (r *route) report() []control.Mount {
 		row.Path, row.Dir, row.Addr = m.Path, m.Dir, m.Addr.String()
 		out = append(out, row)
 	}
-	if len(out) == 0 && r.mover != nil && r.mover.Flow().Conns > 0 {
+	if len(out) == 0 && r.connected() {
 		out = append(out, base)
 	}
 	return out

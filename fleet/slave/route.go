@@ -164,8 +164,11 @@ func (r *route) dismiss() {
 	r.rouse()
 }
 
-// connected says whether the kernel is. The caller holds mu.
-func (r *route) connected() bool { return r.mover != nil && r.mover.Flow().Conns > 0 }
+// connected says whether the kernel is, for all that can be told from outside of the table of mounts: via direct nothing can, and
+// its mover asks for the mounts, which mu guards. The caller holds mu.
+func (r *route) connected() bool {
+	return r.listener != nil && r.mover != nil && r.mover.Flow().Conns > 0
+}
 
 // mounted tells which mounts are the route's.
 func (r *route) mounted(ms []mounts.Mount) {
