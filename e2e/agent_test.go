@@ -190,7 +190,7 @@ func TestAgent(t *testing.T) {
 // the end of a master.
 func TestMountHelper(t *testing.T) {
 	f, s, source := newAgentFleet(t)
-	s.Must("mkdir", "-p", "/mnt/www", "/mnt/sub", "/mnt/direct")
+	s.Must("mkdir", "-p", "/mnt/www", "/mnt/sub", "/mnt/direct", "/mnt/free")
 	var dns []string
 	for name := range strings.SplitSeq(f.nameServers(), ",") {
 		dns = append(dns, "dns="+name)
@@ -289,7 +289,8 @@ func (s *Slave) sayWhatIsWrong(t *testing.T) {
 		code int
 		word string
 	}{
-		{slaveName + ":/nothing /mnt/www", 32, "no directory /nothing, or no such shard"},
+		{slaveName + ":/nothing /mnt/free", 32, "no directory /nothing, or no such shard"},
+		{slaveName + ":/nothing /mnt/www", 32, "unmount it first"},
 		{slaveName + ":/www /mnt/www", 32, "already mounted"},
 		{slaveName + ":/www /mnt/absent", 32, "does not exist"},
 		{slaveName + ":/www /etc/hostname", 32, "not a directory"},

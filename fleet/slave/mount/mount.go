@@ -84,6 +84,7 @@ func Do(ctx context.Context, r Request) error {
 	}
 	r.say("%s reads from %s at %s; mount options: %s", r.Spec, route.Master, route.Addr, data)
 	if r.Fake {
+		mounted = true // somebody else may mount it, as in another mount namespace
 		return nil
 	}
 	// A mount that a lost master delays must not keep the command from being interrupted: the kernel's call ends with it.
