@@ -447,6 +447,10 @@ func TestARouteRests(t *testing.T) {
 	}
 	defer conn.Close()
 	await(t, "the invisible mount is told of", func() bool { ms := mountsOf(t, a); return len(ms) == 1 && ms[0].Dir == "" })
+	await(t, "masters are told of it, too, which enrols the slave", func() bool {
+		told := m.lastHeard().Mounts
+		return len(told) == 1 && told[0] == (hello.Mount{Name: web17})
+	})
 }
 
 func TestWhatIsWrongIsSaid(t *testing.T) {

@@ -143,6 +143,9 @@ func (r *route) greeting() hello.Greeting {
 		}
 		g.Mounts = append(g.Mounts, hello.Mount{Name: m.Name, Shard: m.Shard(), Dir: m.Dir})
 	}
+	if len(r.mounts) == 0 && r.connected() {
+		g.Mounts = []hello.Mount{{Name: r.name}} // masters take a slave without a mount for none
+	}
 	return g
 }
 
