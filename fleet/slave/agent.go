@@ -75,8 +75,9 @@ type Agent struct {
 	table  []mounts.Mount
 	change chan struct{} // closed when table changes
 
-	saving sync.Mutex // guards what follows; taken before mu
-	saved  state
+	saving sync.Mutex       // guards what follows; taken before mu
+	saves  uint64           // state.Saved of the last one
+	saved  map[string]state // by directory: what was last written there
 }
 
 // key tells routes apart.
@@ -93,7 +94,7 @@ func New(cfg Config) *Agent {
 	cfg.Rest = cmp.Or(cfg.Rest, restAfter)
 	return &Agent{
 		cfg: cfg, boot: bootID(), began: time.Now(),
-		routes: make(map[key]*route), known: make(map[key]routeRecord), change: make(chan struct{}),
+		routes: make(map[key]*route), known: make(map[key]routeRecord), change: make(chan struct{}), saved: make(map[string]state),
 	}
 }
 
@@ -143,6 +144,9 @@ func (a *Agent) recall() error {
 	if err != nil {
 		a.cfg.Logger.Warn().Err(err).Msg("going on with what there is of the state")
 	}
+	a.saving.Lock()
+	a.saves = s.Saved
+	a.saving.Unlock()
 	for _, r := range s.Routes {
 		if s.Boot != a.boot { // other masters, maybe, and nothing is mounted
 			r = routeRecord{Name: r.Name, Via: r.Via, Port: r.Port, Used: r.Used, Called: r.Called}
@@ -449,22 +453,29 @@ func (a *Agent) keepSaved(ctx context.Context) {
 	}
 }
 
-// save writes the state if it differs from what was last written, or that is gone.
+// save writes the state where it differs from what was last written, or that is gone. A directory that fails is tried again, and
+// the others are left alone.
 func (a *Agent) save() {
 	a.saving.Lock()
 	defer a.saving.Unlock()
 	s := a.state()
+	s.Saved = a.saves + 1
 	var failed error
 	for _, dir := range a.dirs {
-		if !s.same(a.saved) || !kept(dir) {
-			failed = errors.Join(failed, s.save(dir))
+		if s.same(a.saved[dir]) && kept(dir) {
+			continue
 		}
+		a.saves = s.Saved
+		if err := s.save(dir); err != nil {
+			failed = errors.Join(failed, err)
+			delete(a.saved, dir)
+			continue
+		}
+		a.saved[dir] = s
 	}
 	if failed != nil {
 		a.cfg.Logger.Warn().Err(failed).Msg("the state is not kept")
-		return
 	}
-	a.saved = s
 }
 
 // state is what the next agent is to know.

@@ -47,6 +47,53 @@ func TestALostStateIsKeptTwice(t *testing.T) {
 	}
 }
 
+// Of two copies the later one of this start of the machine counts, whichever directory has it.
+func TestTheLaterStateCounts(t *testing.T) {
+	copyOf := func(boot string, saved uint64) state { return state{Format: stateFormat, Boot: boot, Saved: saved} }
+	for _, c := range []struct{ first, second, want state }{
+		{copyOf("now", 3), copyOf("now", 7), copyOf("now", 7)}, // the first could not be written any more
+		{copyOf("now", 7), copyOf("now", 3), copyOf("now", 7)},
+		{copyOf("before", 9), copyOf("now", 1), copyOf("now", 1)},
+		{copyOf("now", 1), copyOf("before", 9), copyOf("now", 1)},
+		{copyOf("before", 3), copyOf("before", 4), copyOf("before", 4)},
+	} {
+		dirs := []string{t.TempDir(), t.TempDir()}
+		if err := errors.Join(c.first.save(dirs[0]), c.second.save(dirs[1])); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := latest("now", dirs); err != nil || got.Boot != c.want.Boot || got.Saved != c.want.Saved {
+			t.Errorf("%+v and %+v: %+v, %v", c.first, c.second, got, err)
+		}
+	}
+}
+
+// A directory that cannot be written to leaves the other's copy as the later one, and does not have it written again and again.
+func TestOneDirectoryFails(t *testing.T) {
+	good, bad := t.TempDir(), filepath.Join(t.TempDir(), "gone")
+	a := New(Config{Logger: zerolog.Nop()})
+	a.dirs = []string{bad, good}
+	saved := func(dir string) uint64 {
+		s, err := loadState(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Saved
+	}
+	a.save()
+	first := saved(good)
+	a.save()
+	if n := saved(good); n != first || n == 0 {
+		t.Errorf("what had not changed was saved as %d and again as %d", first, n)
+	}
+	if err := os.Mkdir(bad, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a.save()
+	if n := saved(bad); n <= first || saved(good) != first {
+		t.Errorf("as soon as it can be it is written: %d and %d", n, saved(good))
+	}
+}
+
 // A mount via direct whose agent has lost its state begins with the address that the kernel has.
 func TestDirectBeginsWithTheKernelsAddress(t *testing.T) {
 	m := startMaster(t, "m1")

@@ -18,7 +18,8 @@ import (
 // state is what an agent leaves to the next one.
 type state struct {
 	Format int           `json:"format"`
-	Boot   string        `json:"boot"` // of which start of the machine it speaks
+	Boot   string        `json:"boot"`            // of which start of the machine it speaks
+	Saved  uint64        `json:"saved,omitempty"` // one more at each save: of two copies the higher is the later
 	Routes []routeRecord `json:"routes"`
 }
 
@@ -59,17 +60,15 @@ func loadState(dir string) (state, error) {
 	return s, nil
 }
 
-// latest returns the state of this start of the machine from the first directory that has it, and else what the first has. What
-// cannot be read is an error beside it.
+// latest returns the state of this start of the machine that was saved last, and else what was saved last of all: of two as late
+// the first. What cannot be read is an error beside it.
 func latest(boot string, dirs []string) (found state, failed error) {
 	for i, dir := range dirs {
 		s, err := loadState(dir)
 		failed = errors.Join(failed, err)
-		if i == 0 || s.Boot == boot {
+		ours, best := s.Boot == boot, found.Boot == boot
+		if i == 0 || ours && !best || ours == best && s.Saved > found.Saved {
 			found = s
-		}
-		if s.Boot == boot {
-			break
 		}
 	}
 	return found, failed
