@@ -63,8 +63,7 @@ const restTick = 8
 // discoverTime is how long DNS has to tell the masters' port.
 const discoverTime = 5 * time.Second
 
-// refusedTime is how long name servers that refuse to answer for a domain may still be starting, as a resolver of this host may be
-// that has not heard of its own servers yet.
+// refusedTime is how long name servers that were named may still be starting when they refuse to answer for a domain.
 const refusedTime = 2 * time.Second
 
 // warnEvery is how often the same failure is said at the most.

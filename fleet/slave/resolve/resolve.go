@@ -27,7 +27,8 @@ import (
 var (
 	// ErrNoName says that DNS has no such name, or no master under it.
 	ErrNoName = errors.New("no such name")
-	// ErrRefused says that all name servers have answered, and none of them answers for such names: another fleet's, most likely.
+	// ErrRefused says that all name servers that were named have answered, and none of them answers for such names: another
+	// fleet's, most likely.
 	ErrRefused = errors.New("no name server answers for this domain")
 )
 
@@ -79,10 +80,23 @@ func (r Resolver) Masters(ctx context.Context, name string) ([]relay.Target, err
 	}
 	answer, err := ask(ctx, servers, name, dns.TypeSRV)
 	if err != nil {
-		return nil, err
+		return nil, r.heed(err)
 	}
-	return targets(ctx, servers, name, answer)
+	found, err := targets(ctx, servers, name, answer)
+	return found, r.heed(err)
 }
+
+// heed returns an error for what it is worth. A refusal of the system's resolver is not said for good: while the machine starts it
+// refuses what it has no servers for yet.
+func (r Resolver) heed(err error) error {
+	if len(r.Servers) == 0 && errors.Is(err, ErrRefused) {
+		return passing{err}
+	}
+	return err
+}
+
+// passing is an error that says nothing for good, whatever it is made of.
+type passing struct{ error }
 
 // targets returns the masters of an answer, whose addresses it asks for when they do not come with it.
 func targets(ctx context.Context, servers []string, name string, answer *dns.Msg) ([]relay.Target, error) {

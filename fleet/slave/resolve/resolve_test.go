@@ -280,6 +280,20 @@ func TestARefusalByAll(t *testing.T) {
 	}
 }
 
+// A resolver of the system that has no servers yet, as the machine starts, refuses everything: that is not said for good.
+func TestARefusalByTheSystem(t *testing.T) {
+	refused := verdict([]error{refusal{errors.New("name server 127.0.0.53:53 answers REFUSED")}})
+	if err := (Resolver{Servers: []string{"10.0.0.1"}}).heed(refused); !errors.Is(err, ErrRefused) {
+		t.Errorf("by name servers that were named: %v", err)
+	}
+	if err := (Resolver{}).heed(refused); err == nil || errors.Is(err, ErrRefused) || err.Error() != refused.Error() {
+		t.Errorf("by the system's: %v", err)
+	}
+	if err := (Resolver{}).heed(ErrNoName); !errors.Is(err, ErrNoName) {
+		t.Errorf("that a name is not there is said for good: %v", err)
+	}
+}
+
 // A datagram that is lost is sent again.
 func TestALostDatagram(t *testing.T) {
 	answer := zone(t, true)
