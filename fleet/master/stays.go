@@ -33,6 +33,7 @@ type stays struct {
 type stay struct {
 	reads  bool       // it reads here, and does not only look whether it may come
 	since  int64      // the revision of the slaves' records when it began
+	came   time.Time  // when it came from another master, by its own clock; zero: it has told of none
 	last   time.Time  // the last greeting
 	place  netip.Addr // where it came from
 	asked  int64      // the revision of the placement that the slave is told to follow
@@ -53,8 +54,13 @@ func (s *stays) note(said slaveSighting, revision int64, reads bool) (twins bool
 	if !known && !s.roomLocked(origin(place), said.At) {
 		return false
 	}
-	if !reads || !st.reads || said.At.Sub(st.last) > stayGap {
+	// Before its first move a slave is taken for a reader wherever it looks: the stay that counts begins when it comes.
+	comes := reads && said.Last.From != "" && !said.Last.At.Equal(st.came)
+	if comes || !reads || !st.reads || said.At.Sub(st.last) > stayGap {
 		st.reads, st.since, st.asked = reads, revision, 0
+	}
+	if comes {
+		st.came = said.Last.At
 	}
 	if said.Instance != st.now {
 		if said.Instance == st.before && said.At.Sub(st.turned) < twinGap {

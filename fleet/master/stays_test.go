@@ -49,6 +49,25 @@ func TestWhoIsAskedToGoHome(t *testing.T) {
 	}
 }
 
+// A slave that looked at this master before it read anywhere, and was placed elsewhere then, comes because that is lost.
+func TestComingFromALostHome(t *testing.T) {
+	var s stays
+	home := fleet.Slave{Name: "web17", Master: "m1", Placed: 50}
+	s.note(greets("web17", "i", 0), 40, true)
+	said := greets("web17", "i", 4*time.Second)
+	said.Last = hello.Reattach{At: said.At, From: "m1", To: "m2"}
+	s.note(said, 55, true)
+	if to := s.moved(said, home); to != "" {
+		t.Errorf("a slave that has just come from m1 is sent to %s", to)
+	}
+	home.Master, home.Placed = "m3", 60
+	said.At = said.At.Add(time.Second)
+	s.note(said, 60, true)
+	if to := s.moved(said, home); to != "m3" {
+		t.Errorf("placed elsewhere afterwards it is sent to %q", to)
+	}
+}
+
 // Whoever does not go cannot go, and is left alone until it is placed anew.
 func TestNobodyIsAskedForEver(t *testing.T) {
 	var s stays
