@@ -11,30 +11,37 @@ import (
 const silence = time.Second
 
 // admit counts c in. When there are too many connections, one makes room that has never made a call, if it has had the time
-// for it; else the newest one of the origin that holds the most, unless that is c's own: whoever floods a server with
-// connections turns himself away, not others. Turning away costs little: a flood is mostly that.
-func (s *Server) admit(c *Conn, l net.Listener) bool {
+// for it; else one of the origin that holds the most, if c's own holds next to none: whoever floods a server with connections
+// turns himself away, and takes but a few from a crowd. The one that made room is out, and the caller's to cut: that may
+// have to wait. Turning away costs little: a flood is mostly that.
+func (s *Server) admit(c *Conn, l net.Listener) (out *Conn, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.listeners[l]; !ok {
-		return false
+		return nil, false
 	}
 	if len(s.conns) >= s.cfg.MaxConns {
-		o := s.silent(c.since)
-		if o == nil {
-			o = s.surplus(c)
+		if s.leaving >= max(s.cfg.MaxConns/4, leavingLeast) {
+			return nil, false
 		}
-		if o == nil {
-			return false
+		if out = s.silent(c.since); out == nil {
+			out = s.surplus(c)
+		}
+		if out == nil {
+			return nil, false
 		}
 		s.stats.refuse.Add(1)
-		s.forget(o)
-		o.cut()
+		s.forget(out)
+		out.evicted = true
+		s.leaving++
 	}
 	s.conns[c] = l
 	s.holds[origin(c)]++
-	return true
+	return out, true
 }
+
+// leavingLeast is how many connections that made room may always be there: they end soon, unless the disk does not answer.
+const leavingLeast = 8
 
 // forget counts c out, if it is counted in. s.mu is held.
 func (s *Server) forget(c *Conn) {
@@ -81,12 +88,16 @@ func (s *Server) silent(now time.Time) (oldest *Conn) {
 	return nil
 }
 
-// surplus returns the newest connection of the origin that holds the most; nil when c's own would then hold as many. s.mu is
-// held.
-func (s *Server) surplus(c *Conn) (newest *Conn) {
+// few is what an origin may take from one that holds more.
+func (s *Server) few() int { return max(s.cfg.MaxConns/64, 1) }
+
+// surplus returns the connection of the origin that holds the most which is missed the least, the newest of these; nil when
+// c's own has few no more, or would then hold as many. A crowd may be a hundred good clients behind one address, so nobody
+// takes more than a few from it. s.mu is held.
+func (s *Server) surplus(c *Conn) (out *Conn) {
 	own := s.holds[origin(c)]
-	if 2*own >= len(s.conns) {
-		return nil // nobody holds more
+	if own >= s.few() {
+		return nil
 	}
 	var most netip.Addr
 	for a, n := range s.holds {
@@ -97,10 +108,36 @@ func (s *Server) surplus(c *Conn) (newest *Conn) {
 	if s.holds[most] <= own+1 {
 		return nil
 	}
+	least := missedWorking
 	for o := range s.conns {
-		if origin(o) == most && (newest == nil || o.since.After(newest.since)) {
-			newest = o
+		if origin(o) != most {
+			continue
+		}
+		if m := o.missed(); out == nil || m < least || m == least && o.since.After(out.since) {
+			out, least = o, m
 		}
 	}
-	return newest
+	return out
+}
+
+// missed is how much a peer loses with its connection.
+type missed int
+
+const (
+	missedNever   missed = iota // it has not made a call
+	missedIdle                  // none is under way
+	missedWorking               // or so it seems
+)
+
+// missed may be called from any goroutine: it is a guess.
+func (c *Conn) missed() missed {
+	if !c.spoken.Load() {
+		return missedNever
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending == 0 && c.turn.Load() == turnRest {
+		return missedIdle
+	}
+	return missedWorking
 }

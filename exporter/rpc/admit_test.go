@@ -30,8 +30,24 @@ func (p peer) answers() {
 	p.accepted(p.recv(), 9, acceptSuccess)
 }
 
-// Whoever fills a server with connections, which make calls, keeps nobody out but himself. What became of a connection that made
-// room shows when the server stops: it waits for all its goroutines.
+// atRest waits until the server has n connections that owe nothing.
+func atRest(t *testing.T, s *Server, n int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		s.mu.Lock()
+		idle := s.chosen(func(c *Conn, _ net.Listener) bool { return c.missed() == missedIdle })
+		s.mu.Unlock()
+		if len(idle) == n {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d connections are at rest, want %d", len(idle), n)
+		}
+	}
+}
+
+// Whoever fills a server with connections, which make calls, keeps nobody out but himself, and loses few to each. What became of
+// a connection that made room shows when the server stops: it waits for all its goroutines.
 func TestACrowdMakesRoomForOthers(t *testing.T) {
 	s, _, dial, stop := serving(t, func(c *Config) { c.MaxConns = 4 })
 	var crowd []peer
@@ -41,24 +57,90 @@ func TestACrowdMakesRoomForOthers(t *testing.T) {
 		crowd = append(crowd, p)
 	}
 	dial().closed()
+	atRest(t, s, 4)
 	other := crowd[0].from("127.0.0.2")
 	other.answers()
 	crowd[3].closed() // the newest
 	dial().closed()
-	second := crowd[0].from("127.0.0.2")
-	second.answers()
-	crowd[2].closed()
-	crowd[0].from("127.0.0.2").closed() // two and two
+	crowd[0].from("127.0.0.2").closed() // has its few
+	atRest(t, s, 4)
 	third := crowd[0].from("127.0.0.3")
 	third.answers()
-	for _, p := range []peer{crowd[0], other, third} {
+	crowd[2].closed()
+	for _, p := range []peer{crowd[0], crowd[1], other, third} {
 		p.answers()
 	}
-	if st := s.Stats(); st.Conns != 4 || st.Refused != 6 {
-		t.Errorf("stats %+v, want 4 connections, 6 refused", st)
+	if st := s.Stats(); st.Conns != 4 || st.Refused != 5 {
+		t.Errorf("stats %+v, want 4 connections, 5 refused", st)
 	}
 	if err := stop(); err != nil {
 		t.Errorf("Serve: %v", err)
+	}
+}
+
+// visitors makes connections for admit to choose from, from one address. They say nothing, to nobody.
+func visitors(s *Server, address string, n int) []*Conn {
+	all := make([]*Conn, n)
+	for i := range all {
+		all[i] = &Conn{srv: s, since: time.Now(), remote: netip.AddrPortFrom(netip.MustParseAddr(address), uint16(i+1))}
+	}
+	return all
+}
+
+// A stranger takes few connections from a crowd of good clients behind one address, however many he opens, and those first
+// that are missed least.
+func TestAStrangerTakesFewFromACrowd(t *testing.T) {
+	s := New(Config{})
+	s.listeners[nil] = struct{}{}
+	crowd := visitors(s, "192.0.2.1", s.cfg.MaxConns)
+	for i, c := range crowd {
+		c.spoken.Store(i >= 4)
+		if i < 10 {
+			c.turn.Store(turnRest)
+		}
+		if out, ok := s.admit(c, nil); out != nil || !ok {
+			t.Fatal("no room for the crowd")
+		}
+	}
+	var taken []*Conn
+	for _, c := range visitors(s, "192.0.2.2", 1000) {
+		if out, ok := s.admit(c, nil); ok {
+			taken = append(taken, out)
+		}
+	}
+	if len(taken) != 16 {
+		t.Fatalf("%d connections were taken, want 16 of %d", len(taken), s.cfg.MaxConns)
+	}
+	for i, out := range taken {
+		want := missedWorking
+		if i < 4 {
+			want = missedNever
+		} else if i < 10 {
+			want = missedIdle
+		}
+		if out.missed() != want {
+			t.Errorf("number %d is missed %d, want %d", i, out.missed(), want)
+		}
+	}
+}
+
+// Connections that made room and go on working count until they have ended.
+func TestThoseWhoMakeRoomAreBounded(t *testing.T) {
+	s := New(Config{})
+	s.listeners[nil] = struct{}{}
+	for _, c := range visitors(s, "192.0.2.1", s.cfg.MaxConns) {
+		s.admit(c, nil)
+	}
+	var taken int
+	for network := range 200 {
+		for _, c := range visitors(s, netip.AddrFrom4([4]byte{198, 51, 100, byte(network)}).String(), 5) {
+			if _, ok := s.admit(c, nil); ok {
+				taken++
+			}
+		}
+	}
+	if want := s.cfg.MaxConns / 4; taken != want || s.leaving != want {
+		t.Errorf("%d made room, %d count; want %d", taken, s.leaving, want)
 	}
 }
 

@@ -21,7 +21,8 @@ type Conn struct {
 	raw           syscall.RawConn // of nc; nil when it has none
 	since         time.Time
 	opened        time.Time          // when it passed the gate; guarded by srv.mu
-	spoken        atomic.Bool        // a call has come: never evicted for a newcomer
+	evicted       bool               // it made room for another, and has not ended yet; guarded by srv.mu
+	spoken        atomic.Bool        // a call has come: not silent
 	release       context.CancelFunc // ends the wait at the gate
 
 	// The reader's own.
@@ -55,7 +56,7 @@ type Conn struct {
 	onLent        func(mem []byte)
 	wroteN        int
 
-	wmu       sync.Mutex // one writer at a time; taken after no other lock and before none
+	wmu       sync.Mutex // one writer at a time; taken after no other lock, and before mu
 	writeBy   time.Time  // guarded by wmu: the deadline that is set
 	unsent    []byte     // guarded by wmu: what is to be written before anything else
 	torn      error      // guarded by wmu: why a write ended in the middle of a reply
@@ -64,7 +65,7 @@ type Conn struct {
 	sendFlags int
 	sendErr   error
 
-	mu       sync.Mutex    // guards what follows, and the order of SetReadDeadline against stopping
+	mu       sync.Mutex    // guards what follows, and the order of SetReadDeadline against stopping; taken before no other lock
 	stopping bool          // the reader is to end when it has answered what it holds
 	pending  int           // calls being answered by workers, or whose replies are not yet written
 	cost     int           // bytes that their replies may take
@@ -102,8 +103,16 @@ func (c *Conn) wake() {
 	}
 }
 
-// cut closes the connection under whatever it is about. epoll tells nothing of a socket that this process has closed.
+// cut closes the connection under whatever it is about, the wait at the gate too. It waits for a write that is being made,
+// which may wait for the disk if memory is lent to it: no lock of the server may be held. epoll tells nothing of a socket
+// that this process has closed.
 func (c *Conn) cut() {
+	c.mu.Lock()
+	c.stopping = true
+	if c.release != nil {
+		c.release()
+	}
+	c.mu.Unlock()
 	c.nc.Close()
 	c.wake()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 )
 
@@ -57,9 +58,11 @@ func (s *Server) end(ctx context.Context, conns []*Conn) error {
 		conns = left
 		select {
 		case <-ctx.Done():
+			var cuts sync.WaitGroup // side by side: one may wait for a write
 			for _, c := range left {
-				c.cut()
+				cuts.Go(c.cut)
 			}
+			cuts.Wait()
 			return ctx.Err()
 		case <-gone:
 		}

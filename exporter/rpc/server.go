@@ -59,6 +59,7 @@ type Server struct {
 	mu        sync.Mutex // guards what follows
 	conns     map[*Conn]net.Listener
 	holds     map[netip.Addr]int // how many of conns an origin has; see admit.go
+	leaving   int                // connections that made room for others and have not ended: not in conns
 	barren    time.Time          // until then no connection makes room for having been silent
 	listeners map[net.Listener]struct{}
 	gone      chan struct{} // closed, and made anew, when a connection has gone
@@ -139,10 +140,14 @@ func (s *Server) accept(ctx, work context.Context, l net.Listener, shared **loop
 			*shared = newLoop(work, s)
 		}
 		c.loop = *shared
-		if !s.admit(c, l) {
+		out, ok := s.admit(c, l)
+		if !ok {
 			s.stats.refuse.Add(1)
 			nc.Close()
 			continue
+		}
+		if out != nil {
+			open.Go(out.cut)
 		}
 		open.Go(func() { s.run(work, c) })
 	}
@@ -158,6 +163,9 @@ func (s *Server) run(ctx context.Context, c *Conn) {
 	defer func() {
 		s.mu.Lock()
 		s.forget(c)
+		if c.evicted {
+			s.leaving--
+		}
 		close(s.gone)
 		s.gone = make(chan struct{})
 		s.mu.Unlock()
