@@ -34,7 +34,7 @@ func (c *Call) CanLend() bool { return !c.Blocking && c.Conn != nil && c.Conn.ra
 // Attach makes the first size bytes of b part of the result, after what is in dst now; at least a byte must be appended to
 // the result afterwards. What Lend had to call not good is on its way to the peer by the time it says so, and is of no use to
 // it without the rest: so the connection ends there. A call that CanLend may have one body. It is the engine's to give back
-// when Append returns no error, and then only.
+// unless Append returns an error.
 func (c *Call) Attach(dst []byte, b Body, size int) { c.body = body{from: b, size: size, at: len(dst)} }
 
 // drop gives the body back.
@@ -94,7 +94,7 @@ func (c *Conn) lend(fd uintptr) bool {
 // lent is given to Lend.
 func (c *Conn) lent(mem []byte) {
 	l := &c.lending
-	if l.wrote, l.err = sendOnce(l.fd, mem, 0); l.err != 0 {
+	if l.wrote, l.err = sendLent(l.fd, mem); l.err != 0 {
 		l.wrote = 0
 	}
 }
@@ -153,6 +153,18 @@ func (c *Conn) send(fd uintptr) bool {
 		c.sending = c.sending[n:]
 	}
 	return true
+}
+
+// sendLent is sendOnce for memory that is a file's: a page that has left it comes from the disk, and Go's scheduler must go on
+// meanwhile.
+func sendLent(fd int, p []byte) (int, syscall.Errno) {
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
+			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
 }
 
 // sendOnce writes once, without waiting. Go's scheduler is not told: that would cost as much as answering a call.

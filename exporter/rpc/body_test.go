@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -25,7 +26,7 @@ const (
 	lendsHalf // then they must be read
 	lendsBad  // the second half is not good
 	lendsLost // the second half can be neither lent nor read
-	lendsKinds
+	lendsPanics
 )
 
 func (l *lender) Number() uint32             { return echoNumber }
@@ -40,6 +41,9 @@ func (l *lender) Append(_ context.Context, c *Call, dst []byte) ([]byte, error) 
 	l.out.Add(1)
 	dst = AppendUint32(dst, uint32(size+4))
 	c.Attach(dst, &lentBody{l, kind, size}, size)
+	if kind == lendsPanics {
+		panic("told to")
+	}
 	return append(dst, "end."...), nil
 }
 
@@ -133,6 +137,60 @@ func TestBodiesThatAreNotGood(t *testing.T) {
 		if b, err := receive(p); err == nil {
 			t.Errorf("kind %d: a reply of %d bytes", kind, len(b))
 		}
+	}
+}
+
+// A body is given back though its program panics; lendingServer looks.
+func TestBodiesOfThoseWhoPanic(t *testing.T) {
+	_, dial := lendingServer(t)
+	p := dial()
+	p.send(wanted(1, 300_000, lendsPanics), wanted(2, 300_000, lendsAll))
+	p.accepted(p.recv(), 1, acceptSystemErr)
+	p.accepted(p.recv(), 2, acceptSuccess)
+}
+
+// slowBody cannot be written before it is let, as if its pages came from a disk that does not answer.
+type slowBody struct {
+	began, let chan struct{}
+}
+
+func (b *slowBody) Number() uint32             { return echoNumber + 1 }
+func (b *slowBody) Versions() (uint32, uint32) { return 3, 3 }
+func (b *slowBody) GiveBack()                  {}
+func (b *slowBody) Read([]byte, int) error     { return io.ErrUnexpectedEOF }
+
+func (b *slowBody) Append(_ context.Context, c *Call, dst []byte) ([]byte, error) {
+	c.Attach(dst, b, 4)
+	return append(dst, "end."...), nil
+}
+
+func (b *slowBody) Lend(_, n int, use func([]byte)) (int, bool) {
+	close(b.began)
+	<-b.let
+	use(make([]byte, n))
+	return n, true
+}
+
+// A connection that is being lent to, and has to make room for another, keeps nobody waiting.
+func TestALoanThatHangsKeepsNobodyWaiting(t *testing.T) {
+	slow := &slowBody{make(chan struct{}), make(chan struct{})}
+	s, _, dial, stop := serving(t, func(c *Config) { c.MaxConns, c.Programs = 2, append(c.Programs, slow) })
+	let := sync.OnceFunc(func() { close(slow.let) })
+	t.Cleanup(let) // before the server's, which waits for it
+	dial().answers()
+	p := dial()
+	b := call(1, 0)
+	binary.BigEndian.PutUint32(b[12:], slow.Number())
+	p.send(b)
+	<-slow.began
+	other := p.from("127.0.0.2")
+	other.answers()
+	if st := s.Stats(); st.Conns != 2 || st.Refused != 1 {
+		t.Errorf("stats %+v, want 2 connections, 1 refused", st)
+	}
+	let()
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
 

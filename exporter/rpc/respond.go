@@ -71,6 +71,7 @@ func (r *responder) find(number uint32) Program {
 func (r *responder) invoke(ctx context.Context, p Program, c *Call, dst []byte) (out []byte, err error) {
 	defer func() {
 		if v := recover(); v != nil {
+			c.body.drop() // nobody else will
 			err = &panicError{v, debug.Stack()}
 		}
 	}()
