@@ -51,7 +51,7 @@ func (c *Conn) rest(now time.Time) error {
 			return c.resume(time.Now())
 		case <-c.kick:
 			c.takeBack()
-			return nil
+			return c.resume(time.Now()) // the loop may have left half a reply
 		case <-c.idle.C:
 			silent := time.Since(time.Unix(0, c.heard.Load()))
 			if silent >= idle {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -143,6 +144,34 @@ func TestRestEnds(t *testing.T) {
 	p.closed()
 	if silent := time.Since(last); silent < idle {
 		t.Errorf("closed %v after the last call", silent)
+	}
+}
+
+// Half a reply that the loop could not write is written when the connection is stopped, too.
+func TestHalfARepliesRestIsWritten(t *testing.T) {
+	s, _, dial, _ := serving(t, nil)
+	p := dial()
+	p.answers()
+	atRest(t, s, 1)
+	s.mu.Lock()
+	c := s.chosen(func(*Conn, net.Listener) bool { return true })[0]
+	s.mu.Unlock()
+	if !c.turn.CompareAndSwap(turnRest, turnBusy) {
+		t.Fatal("the loop is at it")
+	}
+	c.Stop()
+	for c.turn.Load() != turnWanted { // its goroutine has taken note
+		time.Sleep(time.Millisecond)
+	}
+	c.wmu.Lock()
+	c.unsent = append(c.unsent, "the rest"...)
+	c.wmu.Unlock()
+	_ = c.loop.watch(c, false)
+	c.turn.Store(turnOwn)
+	c.back <- struct{}{}
+	got, err := io.ReadAll(p)
+	if err != nil || string(got) != "the rest" {
+		t.Errorf("the peer has got %q, %v", got, err)
 	}
 }
 
