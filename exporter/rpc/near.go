@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"net"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,17 +15,20 @@ const nearBuffer = 128 << 10
 // unpaced is a way to control congestion that every kernel has, and that sends at once.
 const unpaced = "reno"
 
+// paced is how the names of those begin that pace: bbr, bbr2 and so on.
+const paced = "bbr"
+
 // pace is how replies are let go. Where the system's way to control congestion paces what is sent, as BBR does, a timer goes
 // off for every few packets: a third of a large READ's time when the peer is on this machine, where nothing can be congested.
-// Pacing stays once it is on, so a listener is told not to begin with it, and connections from elsewhere are given what it had
-// before.
+// Pacing stays once it is on, so a listener that has BBR is told not to begin with it, and connections from elsewhere are given
+// what it had before. Any other way is left alone.
 type pace struct{ far string } // what they are given; empty: they have it
 
 // newPace tells a listener.
 func newPace(l net.Listener) (p pace) {
 	control(l, func(fd int) {
 		far, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION)
-		if err == nil && far != unpaced && unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, unpaced) == nil {
+		if err == nil && strings.HasPrefix(far, paced) && unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, unpaced) == nil {
 			p.far = far
 		}
 	})
