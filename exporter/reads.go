@@ -8,15 +8,15 @@ import (
 	"github.com/nfs-fleet/nfs-fleet/exporter/rpc"
 )
 
-// OldestRead returns how long the oldest READ has been under way that a worker has in hand: one that waits for the disk, for
-// lost content to be brought back, or for a generation. It is 0 when there is none. A master on which it grows past
+// OldestRead returns how long the oldest READ has been under way that a worker has in hand, or that could be lent no more: one
+// that waits for the disk, for lost content to be brought back, or for a generation. It is 0 when there is none. A master on which it grows past
 // seconds does not get at its disk, whatever else of it answers. A client that is slow to take its replies does not count.
 func (s *Server) OldestRead() time.Duration { return s.reads.oldest(time.Now()) }
 
 // procRead is READ's number (RFC 1813, section 3.3.6).
 const procRead = 6
 
-// reads is the NFS program, with account being kept of the READs that workers have in hand.
+// reads is the NFS program, with account being kept of the READs that may wait.
 type reads struct {
 	rpc.Program
 
@@ -39,6 +39,12 @@ func (r *reads) Append(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, er
 	one := r.begin()
 	defer r.end(one)
 	return r.Program.Append(ctx, c, dst)
+}
+
+// wait accounts for a READ that no worker has in hand.
+func (r *reads) wait() (ended func()) {
+	one := r.begin()
+	return func() { r.end(one) }
 }
 
 func (r *reads) begin() *read {

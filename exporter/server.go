@@ -72,8 +72,9 @@ func New(c Config) *Server {
 	c.MaxRecord = cmp.Or(c.MaxRecord, 128<<10)
 	s := &Server{log: c.Logger}
 	s.SetExports(nil)
-	files := nfs3.New(nfs3.Config{Exports: s.exports.Load, Elsewhere: c.Elsewhere, Log: c.Logger, Readers: c.Readers})
-	s.reads = &reads{Program: files}
+	s.reads = new(reads)
+	s.reads.Program = nfs3.New(nfs3.Config{Exports: s.exports.Load, Elsewhere: c.Elsewhere, Log: c.Logger, Readers: c.Readers,
+		Waits: s.reads.wait})
 	mounts := mount3.New(mount3.Config{Exports: s.exports.Load, Mounts: c.Mounts, Log: c.Logger})
 	s.stream = rpc.New(rpc.Config{Programs: append([]rpc.Program{s.reads, mounts}, c.Programs...), Log: c.Logger, Gate: c.Gate,
 		Observer: c.Observe, MaxConns: c.MaxConns, MaxRecord: c.MaxRecord, MaxInFlight: c.MaxInFlight, IdleTimeout: c.Idle})

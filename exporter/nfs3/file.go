@@ -154,7 +154,7 @@ func (p *Program) read(ctx context.Context, c *rpc.Call, dst []byte) ([]byte, er
 		want = int(min(uint64(count), size-offset, maxTransfer))
 	}
 	if want >= lendLeast && c.CanLend() {
-		if out, ok := o.lend(c, dst, offset, want); ok {
+		if out, ok := p.lend(c, &o, dst, offset, want); ok {
 			return out, nil
 		}
 	}

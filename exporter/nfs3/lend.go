@@ -16,19 +16,32 @@ const (
 )
 
 // loan is a part of a file that is lent to the engine. It is an rpc.Body.
-type loan struct{ volume.Loan }
+type loan struct {
+	volume.Loan
+	p *Program
+}
 
 var loans = sync.Pool{New: func() any { return new(loan) }}
 
 // GiveBack implements rpc.Body.
 func (l *loan) GiveBack() {
 	l.Loan.GiveBack()
-	l.Loan = volume.Loan{}
+	*l = loan{}
 	loans.Put(l)
 }
 
+// Read implements rpc.Body: what can be lent no more is read with as many others as any READ, and seen as one that waits.
+func (l *loan) Read(b []byte, off int) error {
+	if l.p.cfg.Waits != nil {
+		defer l.p.cfg.Waits()()
+	}
+	l.p.disk <- struct{}{}
+	defer func() { <-l.p.disk }()
+	return l.Loan.Read(b, off)
+}
+
 // lend appends the result of a READ of n bytes, which the file has, if they can be written from where they are.
-func (o *object) lend(c *rpc.Call, dst []byte, offset uint64, n int) (out []byte, ok bool) {
+func (p *Program) lend(c *rpc.Call, o *object, dst []byte, offset uint64, n int) (out []byte, ok bool) {
 	from, ok := o.export.Volume.Borrow(o.node, offset, n)
 	if !ok {
 		return nil, false
@@ -41,7 +54,7 @@ func (o *object) lend(c *rpc.Call, dst []byte, offset uint64, n int) (out []byte
 		return nil, false
 	}
 	l := loans.Get().(*loan)
-	l.Loan = from
+	l.Loan, l.p = from, p
 	c.Attach(out, l, n-lendEnd)
 	return append(out[:at+lendEnd], padding[:-n&3]...), true
 }

@@ -442,3 +442,43 @@ func TestArgumentsThatMeanNothing(t *testing.T) {
 		}
 	}
 }
+
+// What was lent and has left memory is read with the bounded number of others, and seen to wait.
+func TestALoanThatMustBeReadWaitsItsTurn(t *testing.T) {
+	began, ended := make(chan struct{}), make(chan struct{})
+	b := newBench(t, open, func(c *Config) {
+		c.Readers = 1
+		c.Waits = func() func() {
+			close(began)
+			return func() { close(ended) }
+		}
+	}, items()...)
+	o, s, err := b.resolve(t.Context(), &b.call, b.handle("big"))
+	if err != nil || s != statusOK {
+		t.Fatal(s, err)
+	}
+	from, ok := b.vol.Borrow(o.node, 16, 100_000)
+	if !ok {
+		t.Fatal("not lent")
+	}
+	l := &loan{Loan: from, p: b.Program}
+	defer l.GiveBack()
+	b.disk <- struct{}{} // the only reader
+	p := make([]byte, 5)
+	done := make(chan error, 1)
+	go func() { done <- l.Read(p, 3) }()
+	<-began
+	select {
+	case err := <-done:
+		t.Fatalf("read out of turn: %v", err)
+	case <-time.After(10 * time.Millisecond):
+	}
+	<-b.disk
+	if err := <-done; err != nil || string(p) != "34567" {
+		t.Errorf("read %q, %v", p, err)
+	}
+	<-ended
+	if len(b.disk) != 0 {
+		t.Error("its place is still taken")
+	}
+}

@@ -25,6 +25,9 @@ type Config struct {
 	Patience time.Duration
 	// Readers is how many reads wait for the disk at once; 0: 64.
 	Readers int
+	// Waits is called when a READ that was not deferred begins to wait for the disk all the same, and what it returns when that
+	// has ended. It may be nil.
+	Waits func() (ended func())
 }
 
 // Program answers NFSv3. It is an rpc.Program.
