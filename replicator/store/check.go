@@ -153,10 +153,7 @@ func (b Blob) readLarge(p []byte, off int64) error {
 	}
 	sums := *k.sums.Load()
 	if first, last := off/blockSize, (off+int64(len(p))-1)/blockSize; last > first {
-		if hit, _ := b.cached(p[:1], off, k.span(first, first)); !hit {
-			b.s.seals.load(k.span(first, last)) // all of it at once, rather than a block after the other
-			b.file.readAhead(off, int64(len(p)))
-		}
+		b.loadBlocks(p[:1], off, first, last)
 	}
 	for len(p) > 0 {
 		i := off / blockSize
@@ -180,6 +177,27 @@ func (b Blob) readLarge(p []byte, off int64) error {
 		p, off = p[len(block):], off+int64(len(block))
 	}
 	return nil
+}
+
+// loadBlocks makes the kernel read blocks first to last, if they are not in memory, all at once rather than one after the
+// other. Where any may be on loan, those that are in memory are left alone; else the byte at off, read into probe, tells for all.
+func (b Blob) loadBlocks(probe []byte, off, first, last int64) {
+	k := b.file.blocks
+	if b.file.view.mem.Load() == nil {
+		if hit, _ := b.cached(probe, off, k.span(first, first)); !hit {
+			b.s.seals.load(k.span(first, last))
+			b.file.readAhead(off, min((last+1)*blockSize, b.Size())-off)
+		}
+		return
+	}
+	for i := first; i <= last; i++ {
+		off, end := i*blockSize, min((i+1)*blockSize, b.Size())
+		if b.file.view.whole(off, end) {
+			continue
+		}
+		b.s.seals.load(k.span(i, i))
+		b.file.readAhead(off, end-off)
+	}
 }
 
 // learn hashes the whole object, keeps the sums of its blocks, and fills p on the way. It has done nothing when another

@@ -18,7 +18,7 @@ import (
 // made like one with RWF_NOWAIT: it enters the words first, and what was given away is good if this thread has loaded
 // nothing, nobody else was in there, and the seal holds. What is found to be not so certain has been given away by then:
 // hence the borrower withholds the end until he has been told. It is rare, for pages that are not in memory are not lent at
-// all: one must leave it, and come back, within microseconds.
+// all: one must leave it while a block is being written.
 
 // view is a large object's file as memory, mapped when it is first lent.
 type view struct {
@@ -47,6 +47,12 @@ func (v *view) open(f *file, size int64) []byte {
 	}
 	v.mem.Store(&mem)
 	return mem
+}
+
+// whole reports whether it is known that all pages from off to end are in memory. It is not before they were mapped.
+func (v *view) whole(off, end int64) bool {
+	m := v.mem.Load()
+	return m != nil && end <= int64(len(*m)) && inMemory((*m)[off:end])
 }
 
 // drop lets go of the pages from off to end, so that the kernel can forget them.

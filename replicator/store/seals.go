@@ -20,7 +20,7 @@ import (
 
 const (
 	sealWords = 1 << 16
-	// blockWords is more, for blocks of large objects: chance must not break the seal of one that is being lent (see Lend).
+	// blockWords is more, for blocks of large objects: chance is to break the seal of one that is being lent rarely (see Lend).
 	blockWords = 1 << 19
 	// A word is two counts of who is in it, which of them newcomers join, and the count of loads.
 	readerBits = 14
