@@ -16,7 +16,7 @@ import (
 // READs that are lent have the file's bytes, padded and with the end marked, and allocate nothing.
 func TestLargeReads(t *testing.T) {
 	v := www(t)
-	_, addr := serve(t, Config{}, Export{Name: "www", Volume: v.Volume, Rules: Rules{Insecure: true}})
+	s, addr := serve(t, Config{}, Export{Name: "www", Volume: v.Volume, Rules: Rules{Insecure: true}})
 	c := dial(t, addr)
 	_, dir := c.mount("/www/dir/deep")
 	_, found := c.call(nfs3.Number, 3, 3, rpc.AppendOpaque(rpc.AppendOpaque(nil, dir), "file"))
@@ -27,7 +27,8 @@ func TestLargeReads(t *testing.T) {
 		return rpc.AppendUint32(rpc.AppendUint64(rpc.AppendOpaque(nil, fh), uint64(off)), uint32(count))
 	}
 	want := bytes.Repeat([]byte("0123456789"), 30000)
-	for _, r := range []struct{ off, count int }{{0, 64 << 10}, {1, 65_537}, {131_072, 131_072}, {200_001, 1 << 20}, {0, 1 << 20}} {
+	reads := []struct{ off, count int }{{0, 64 << 10}, {1, 65_537}, {131_072, 131_072}, {200_001, 1 << 20}, {0, 1 << 20}}
+	for _, r := range reads {
 		_, got := c.call(nfs3.Number, 3, 6, read(r.off, r.count))
 		n := min(r.count, len(want)-r.off)
 		const header = 4 + 4 + 84 + 4 + 4 + 4
@@ -38,6 +39,9 @@ func TestLargeReads(t *testing.T) {
 		if eof := binary.BigEndian.Uint32(got[96:]) != 0; eof != (r.off+n == len(want)) {
 			t.Errorf("READ of %d at %d: eof %v", r.count, r.off, eof)
 		}
+	}
+	if n := s.Stats().Lent; n != uint64(len(reads)) {
+		t.Errorf("%d READs were lent, want %d", n, len(reads))
 	}
 	if n := allocations(t, c, read(0, 100_000)); n > 50 && !raceDetector() {
 		t.Errorf("%d allocations in 1000 READs", n)

@@ -104,8 +104,14 @@ func (c *Conn) afterLend(b body) error {
 	l := &c.lending
 	switch {
 	case l.wrote > 0 && !l.good:
+		if n := c.srv.stats.spoiled.Add(1); n&(n-1) == 0 { // the first, the second, the fourth: a sick machine may have many
+			c.srv.log.Warn().Stringer("client", c.remote).Uint64("so_far", n).Err(errNotGood).Msg("connection closed in the middle of a reply")
+		}
 		return errNotGood
 	case l.wrote > 0:
+		if l.off == 0 {
+			c.srv.stats.lent.Add(1)
+		}
 		l.off += l.wrote
 		return nil
 	case !l.none && l.err != unix.EAGAIN && l.err != unix.EFAULT: // EFAULT: the disk cannot be read; Read finds out

@@ -17,6 +17,8 @@ import (
 type lender struct {
 	content []byte
 	out     atomic.Int32 // bodies that have not been given back
+	echo    *echo        // answers the other procedures
+	s       *Server
 }
 
 const (
@@ -32,7 +34,10 @@ const (
 func (l *lender) Number() uint32             { return echoNumber }
 func (l *lender) Versions() (uint32, uint32) { return 3, 3 }
 
-func (l *lender) Append(_ context.Context, c *Call, dst []byte) ([]byte, error) {
+func (l *lender) Append(ctx context.Context, c *Call, dst []byte) ([]byte, error) {
+	if c.Proc != 0 {
+		return l.echo.Append(ctx, c, dst)
+	}
 	d := NewDecoder(c.Args)
 	size, kind := int(d.Uint32()), int(d.Uint32())
 	if !c.CanLend() {
@@ -77,10 +82,11 @@ func (b *lentBody) Read(p []byte, off int) error {
 }
 
 func lendingServer(t *testing.T) (*lender, func() peer) {
-	l := &lender{content: make([]byte, 1<<20)}
+	l := &lender{content: make([]byte, 1<<20), echo: newEcho()}
 	random := rand.NewChaCha8([32]byte{1})
 	random.Read(l.content) //nolint:errcheck // never fails
-	_, _, dial, stop := serving(t, func(c *Config) { c.Programs = []Program{l, newEcho()} })
+	s, _, dial, stop := serving(t, func(c *Config) { c.Programs = []Program{l} })
+	l.s = s
 	t.Cleanup(func() {
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -129,7 +135,7 @@ func TestBodies(t *testing.T) {
 
 // What is not good, or lost, never becomes a whole reply: the connection ends before it.
 func TestBodiesThatAreNotGood(t *testing.T) {
-	_, dial := lendingServer(t)
+	l, dial := lendingServer(t)
 	for _, kind := range []int{lendsBad, lendsLost} {
 		p := dial()
 		p.send(wanted(1, 300_000, lendsAll), wanted(2, 300_000, kind), wanted(3, 300_000, lendsAll))
@@ -137,6 +143,55 @@ func TestBodiesThatAreNotGood(t *testing.T) {
 		if b, err := receive(p); err == nil {
 			t.Errorf("kind %d: a reply of %d bytes", kind, len(b))
 		}
+	}
+	if n := l.s.Stats().Spoiled; n != 1 {
+		t.Errorf("%d connections were spoiled, want 1", n)
+	}
+}
+
+// Replies of workers come between those with bodies, and never within.
+func TestBodiesBetweenLateReplies(t *testing.T) {
+	l, dial := lendingServer(t)
+	p := dial()
+	const n = 20
+	payload := AppendOpaque(nil, bytes.Repeat([]byte("late"), 20_000))
+	go func() {
+		for i := range uint32(n) {
+			l.echo.let <- struct{}{}
+			b := append(record(call(2*i, echoLater, payload...), 0), record(wanted(2*i+1, 500_000, lendsLittle), 0)...)
+			if _, err := p.Write(b); err != nil {
+				return // it shows in what comes back
+			}
+		}
+	}()
+	for range 2 * n {
+		reply := p.recv()
+		xid := binary.BigEndian.Uint32(reply)
+		got := p.accepted(reply, xid, acceptSuccess)
+		if xid%2 == 0 && !bytes.Equal(got, payload) || xid%2 == 1 && !bytes.Equal(got[4:len(got)-4], l.content[:500_000]) {
+			t.Fatalf("reply %d: wrong bytes", xid)
+		}
+	}
+}
+
+// A reply whose body is being written when the server drains is written whole.
+func TestBodiesDuringADrain(t *testing.T) {
+	l, dial := lendingServer(t)
+	p := dial()
+	p.send(wanted(1, 1<<20, lendsLittle))
+	first := make([]byte, 1000)
+	if _, err := io.ReadFull(p, first); err != nil {
+		t.Fatal(err)
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- l.s.Drain(t.Context()) }()
+	rest, err := io.ReadAll(p)
+	if got := append(first, rest...); err != nil || len(got) != acceptedSize+4+1<<20+4 || !bytes.Equal(got[acceptedSize+4:len(got)-4], l.content) {
+		t.Errorf("%d bytes, or wrong ones: %v", len(got), err)
+	}
+	p.Close()
+	if err := <-drained; err != nil {
+		t.Error(err)
 	}
 }
 

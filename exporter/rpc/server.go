@@ -78,7 +78,8 @@ func (s *Server) Stats() Stats {
 	n := len(s.conns)
 	s.mu.Unlock()
 	return Stats{Conns: n, InFlight: int(s.stats.inFlight.Load()), Calls: s.stats.calls.Load(),
-		In: s.stats.in.Load(), Out: s.stats.out.Load(), Refused: s.stats.refuse.Load()}
+		In: s.stats.in.Load(), Out: s.stats.out.Load(), Refused: s.stats.refuse.Load(),
+		Spoiled: s.stats.spoiled.Load(), Lent: s.stats.lent.Load()}
 }
 
 // Serve answers the connections that l accepts until ctx ends or Drain is called, and closes l. Calls in flight then are

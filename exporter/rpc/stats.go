@@ -22,11 +22,14 @@ type Stats struct {
 	Calls    uint64 // calls answered since the start
 	In, Out  uint64 // bytes read and written since the start
 	Refused  uint64 // connections closed unserved: too many, or the gate stayed shut
+	Spoiled  uint64 // connections closed in the middle of a reply: what was being sent left memory meanwhile, and came back unhashed
+	Lent     uint64 // bodies of replies of which some was sent from where it is
 }
 
 type stats struct {
 	inFlight               atomic.Int64
 	calls, in, out, refuse atomic.Uint64
+	spoiled, lent          atomic.Uint64
 }
 
 func (s *stats) moved(o Observer, in, out int) {

@@ -87,6 +87,7 @@ type gauges struct{ m *Master }
 
 var (
 	descConns      = prometheus.NewDesc("nfs_fleet_connections", "Open NFS connections.", nil, nil)
+	descSpoiled    = prometheus.NewDesc("nfs_fleet_connections_spoiled_total", "Connections closed in the middle of a reply, because what was being sent left memory meanwhile.", nil, nil)
 	descRefused    = prometheus.NewDesc("nfs_fleet_connections_refused_total", "Connections closed unserved.", nil, nil)
 	descGeneration = prometheus.NewDesc("nfs_fleet_generation", "Generation served.", []string{"shard"}, nil)
 	descFiles      = prometheus.NewDesc("nfs_fleet_files", "Names in the served generation that are not directories.", []string{"shard"}, nil)
@@ -105,7 +106,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConns, descRefused, descGeneration, descFiles, descLeads, descObjects, descStore, descFree, descSlaves, descReaders, descEtcd, descQuestions, descLimited, descUnanswered, descDNSConns} {
+	for _, d := range []*prometheus.Desc{descConns, descRefused, descSpoiled, descGeneration, descFiles, descLeads, descObjects, descStore, descFree, descSlaves, descReaders, descEtcd, descQuestions, descLimited, descUnanswered, descDNSConns} {
 		c <- d
 	}
 }
@@ -118,6 +119,7 @@ func (g *gauges) Collect(c chan<- prometheus.Metric) {
 	rpc, disk := g.m.exporter.Stats(), g.m.store.Stats()
 	gauge(descConns, float64(rpc.Conns))
 	c <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(rpc.Refused))
+	c <- prometheus.MustNewConstMetric(descSpoiled, prometheus.CounterValue, float64(rpc.Spoiled))
 	gauge(descObjects, float64(disk.Objects))
 	gauge(descStore, float64(disk.Disk))
 	gauge(descFree, float64(disk.Free))
