@@ -95,7 +95,9 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 	var inherited []fdstore.File
 	s.Store, inherited = fdstore.Inherit()
 	if s.kept {
-		signal.Ignore(syscall.SIGPIPE) // what it writes to may be its keeper's, and it outlives that
+		// What it writes to may be its keeper's, and it outlives that. The signal is not ignored: programs that it runs, or becomes,
+		// would go on ignoring it.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	}
 	s.Logger = limited(a.logger(s.log))
 	lock, life, files, err := sort(s.RunDir, inherited)
@@ -124,6 +126,7 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 			if err != nil || stopping {
 				continue
 			}
+			orphan(s)
 			k, err := a.heir(s, agent, lock)
 			if err != nil {
 				s.Logger.Error().Err(err).Msg("the keeper was killed, and there is no other: nobody starts this agent again")
@@ -147,6 +150,23 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 			}
 		}
 	}
+}
+
+// orphan has a worker say what it says to the log file itself: its keeper is gone, and what it wrote to ends nowhere.
+func orphan(s agentSettings) {
+	if s.logFile == "" {
+		return // it writes where its keeper did
+	}
+	f, err := os.OpenFile(s.logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		s.Logger.Error().Err(err).Msg("the keeper was killed, and its log cannot be written to") // for a debugger: nobody reads it
+		return
+	}
+	defer f.Close()
+	if err := unix.Dup3(int(f.Fd()), int(os.Stderr.Fd()), 0); err != nil {
+		s.Logger.Error().Err(err).Msg("the keeper was killed, and its log cannot be written to")
+	}
+	s.Logger.Warn().Msg("the keeper was killed: becoming the next one")
 }
 
 // heir returns the keeper that this worker is to become, because its own is gone: it holds what the next worker needs.
