@@ -206,6 +206,7 @@ func TestEditInPlace(t *testing.T) {
 	}
 	f.WaitServed("www", 1, restLimit)
 	s := f.MountSlave(t, "web1", viaRelay, "www")
+	eventually(t, restLimit, "the slave is enrolled", func() bool { return f.Masters[0].CLI("slave", "show", "web1").Code == 0 })
 	for i, m := range f.Masters {
 		m.MustCLI("slave", "move", "web1", m.Name)
 		eventually(t, restLimit, "the slave reads from "+m.Name, func() bool { return s.ReadsFrom() == m })
