@@ -76,7 +76,7 @@ deps: ## install the Debian packages that the end-to-end tests need (root only)
 # -v: what is skipped is named, with the reason.
 .PHONY: e2e
 e2e: ## real processes, real etcd, real Linux NFS clients (RUN=pattern picks tests)
-	$(GO) test -count=1 -timeout 20m -v $(TESTFLAGS) $(if $(RUN),-run '$(RUN)') ./e2e
+	$(GO) test -count=1 -timeout 25m -v $(TESTFLAGS) $(if $(RUN),-run '$(RUN)') ./e2e
 
 .PHONY: test
 test: deps check e2e ## all there is: installs what the tests need (as root), check, e2e
