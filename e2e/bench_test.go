@@ -174,7 +174,11 @@ func (c contest) measure(t *testing.T, clients [][]string, servers []*contestant
 // once measures one server by one client.
 func (c contest) once(t *testing.T, client []string, s *contestant, args []string) (m measured, err error) {
 	t.Helper()
-	before := processorTimeOf(t, s.proc)
+	pid := s.proc.cmd.Process.Pid
+	before, err := processorTimeOf(pid)
+	if err != nil {
+		return m, err
+	}
 	r, err := run(nil, contestLimit, nil, slices.Concat(client, []string{s.url}, args)...)
 	if err == nil && r.Code != 0 {
 		err = fmt.Errorf("%v", r)
@@ -182,7 +186,10 @@ func (c contest) once(t *testing.T, client []string, s *contestant, args []strin
 	if err != nil {
 		return m, err
 	}
-	after := processorTimeOf(t, s.proc)
+	after, err := processorTimeOf(pid)
+	if err != nil {
+		return m, err
+	}
 	m.figure = keyed(r.Stdout, c.figure)
 	if calls := keyed(r.Stdout, "calls"); calls > 0 {
 		m.cost = time.Duration(float64(after.user+after.system-before.user-before.system) / calls)

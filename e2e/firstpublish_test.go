@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -139,33 +138,14 @@ func firstPublish(t *testing.T, source string, masters int) (took time.Duration,
 	return last.Sub(began), said
 }
 
-// processorTime is what a process has used.
-type processorTime struct{ user, system time.Duration }
-
 func (f *Fleet) processorTimes() []processorTime {
 	f.t.Helper()
 	out := make([]processorTime, len(f.Masters))
 	for i, m := range f.Masters {
-		out[i] = processorTimeOf(f.t, m.proc)
-	}
-	return out
-}
-
-func processorTimeOf(t testing.TB, p *proc) (out processorTime) {
-	t.Helper()
-	const ticksASecond = 100 // of /proc, on every Linux
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The command's name, in parentheses, may hold spaces; the times are fields 14 and 15.
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	for i, to := range []*time.Duration{&out.user, &out.system} {
-		n, err := strconv.Atoi(fields[11+i])
-		if err != nil {
-			t.Fatal(err)
+		var err error
+		if out[i], err = processorTimeOf(m.proc.cmd.Process.Pid); err != nil {
+			f.t.Fatal(err)
 		}
-		*to = time.Duration(n) * time.Second / ticksASecond
 	}
 	return out
 }

@@ -5,8 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 )
@@ -150,16 +148,9 @@ func (m *Master) settledRSS() int {
 // rss returns what is resident of the master, in bytes.
 func (m *Master) rss() int {
 	m.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.proc.cmd.Process.Pid))
+	n, err := residentOf(m.proc.cmd.Process.Pid, "VmRSS")
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
-			kib, _ := strconv.Atoi(f[1]) // 0 fails below
-			return kib << 10
-		}
-	}
-	m.t.Fatalf("no VmRSS of %s in %s", m.Name, b)
-	return 0
+	return n
 }

@@ -45,16 +45,11 @@ func Main(m *testing.M) (code int) {
 
 // startTime returns when a process began, in the kernel's ticks: with the process id it names a process for ever.
 func startTime(pid int) (string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields, err := statFields(pid)
 	if err != nil {
 		return "", fmt.Errorf("read start time: %w", err)
 	}
-	// The command's name, in parentheses, may hold spaces; the start time is field 22.
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(fields) < 20 {
-		return "", fmt.Errorf("read start time: %d fields in /proc/%d/stat", len(fields), pid)
-	}
-	return fields[19], nil
+	return fields[19], nil // field 22
 }
 
 // abandoned says whether a name that begins with a run's id belongs to a test binary that is no more.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -279,27 +278,12 @@ func (s *soaked) burden() (b burden, err error) {
 // residentAndProcessor returns the MiB that a process has in memory of its own, files that it has mapped not counted, and the
 // seconds that it has computed.
 func residentAndProcessor(pid int) (rss, processor float64, err error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	own, err := residentOf(pid, "RssAnon")
 	if err != nil {
 		return 0, 0, err
 	}
-	_, after, _ := bytes.Cut(status, []byte("RssAnon:"))
-	if _, err = fmt.Sscan(string(after), &rss); err != nil {
-		return 0, 0, fmt.Errorf("resident memory of %d: %w", pid, err)
-	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from the third field on
-	for _, f := range fields[11:13] {
-		ticks, err := strconv.ParseFloat(f, 64)
-		if err != nil {
-			return 0, 0, err
-		}
-		processor += ticks / 100 // of 10 ms, on every Linux
-	}
-	return rss / 1024, processor, nil
+	used, err := processorTimeOf(pid)
+	return float64(own) / (1 << 20), (used.user + used.system).Seconds(), err
 }
 
 // watchPeak returns the most memory that the master has had when ctx ends.

@@ -143,21 +143,26 @@ func noise(random *rand.Rand, size int) []byte {
 
 // records sends one thing that is no call, or none that may be, and waits for what comes of it.
 func (c *campaign) records(ctx context.Context, random *rand.Rand) error {
+	b, fatal := c.record(random)
+	if fatal {
+		return c.offend(ctx, b, Patience)
+	}
+	return c.offend(ctx, b, 0) // it goes away in the middle
+}
+
+// offend sends bytes on a connection of their own, and waits for as long as the server may take to close it; 0: not at all.
+func (c *campaign) offend(ctx context.Context, b []byte, limit time.Duration) error {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	b, fatal := c.record(random)
 	n, err := conn.Write(b)
 	c.done.Add(uint64(n))
-	if err != nil {
-		return nil //nolint:nilerr // thrown out
+	if err != nil || limit == 0 {
+		return nil //nolint:nilerr // thrown out already
 	}
-	if fatal {
-		return c.drained(ctx, conn, Patience)
-	}
-	return nil // it goes away in the middle
+	return c.drained(ctx, conn, limit)
 }
 
 // record returns bytes, and whether the server must close a connection that they came on.

@@ -56,19 +56,9 @@ func (c *campaign) dribble(ctx context.Context, _ *rand.Rand) error {
 
 // halfSent sends a part of a record that is as long as one may be, then waits until it is thrown out.
 func (c *campaign) halfSent(ctx context.Context, random *rand.Rand) error {
-	conn, err := c.dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
 	part := make([]byte, 4+random.IntN(127<<10))
 	binary.BigEndian.PutUint32(part, 1<<31|127<<10)
-	n, err := conn.Write(part)
-	c.done.Add(uint64(n))
-	if err != nil {
-		return nil //nolint:nilerr // thrown out already
-	}
-	return c.drained(ctx, conn, 2*time.Minute)
+	return c.offend(ctx, part, 2*time.Minute)
 }
 
 // hold opens a connection, makes a call on every other one, and keeps it for as long as it is let.

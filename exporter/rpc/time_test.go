@@ -36,10 +36,16 @@ func (p pipes) Addr() net.Addr { return &net.UnixAddr{} }
 
 // inBubble runs a test of a server with the usual limits under a time of its own.
 func inBubble(t *testing.T, test func(t *testing.T, e *echo, dial func() peer)) {
+	bubble(t, Config{}, test)
+}
+
+// bubble is inBubble for a server with other limits. Its programs are one echo.
+func bubble(t *testing.T, cfg Config, test func(t *testing.T, e *echo, dial func() peer)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := pipes{make(chan net.Conn), make(chan struct{})}
 		e := newEcho()
-		s := New(Config{Programs: []Program{e}})
+		cfg.Programs = []Program{e}
+		s := New(cfg)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Serve(ctx, l) }()
@@ -161,19 +167,7 @@ func TestSilentConnectionMakesRoom(t *testing.T) {
 }
 
 func silentMakesRoom(t *testing.T, first []byte) {
-	synctest.Test(t, func(t *testing.T) {
-		e := newEcho()
-		l := pipes{make(chan net.Conn), make(chan struct{})}
-		s := New(Config{Programs: []Program{e}, MaxConns: 2})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- s.Serve(ctx, l) }()
-		dial := func() peer {
-			ours, theirs := net.Pipe()
-			l.conns <- theirs
-			t.Cleanup(func() { ours.Close() })
-			return peer{t, ours}
-		}
+	bubble(t, Config{MaxConns: 2}, func(t *testing.T, e *echo, dial func() peer) {
 		speaks, silent := dial(), dial()
 		speaks.send(first)
 		e.let <- struct{}{}
@@ -188,35 +182,19 @@ func silentMakesRoom(t *testing.T, first []byte) {
 		}
 		time.Sleep(2 * time.Second)
 		dial().closed()
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
 	})
 }
 
 // A connection that is kept waiting cannot be heard: it is not silent, however long that takes.
 func TestWhoWaitsAtTheGateIsNotSilent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		open, l := make(chan struct{}), pipes{make(chan net.Conn), make(chan struct{})}
-		s := New(Config{Programs: []Program{newEcho()}, MaxConns: 1, Gate: gateFunc(func(context.Context) error { <-open; return nil })})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- s.Serve(ctx, l) }()
-		dial := func() peer {
-			ours, theirs := net.Pipe()
-			l.conns <- theirs
-			t.Cleanup(func() { ours.Close() })
-			return peer{t, ours}
-		}
+	var open chan struct{} // made in the bubble
+	gate := gateFunc(func(context.Context) error { <-open; return nil })
+	bubble(t, Config{MaxConns: 1, Gate: gate}, func(t *testing.T, _ *echo, dial func() peer) {
+		open = make(chan struct{})
 		p := dial()
 		time.Sleep(5 * time.Second)
 		dial().closed()
 		close(open)
 		p.answers()
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
 	})
 }
