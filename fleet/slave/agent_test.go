@@ -130,15 +130,7 @@ func TestAfterAReboot(t *testing.T) {
 
 // Even without a state file and without its listeners an agent finds its way: by the mounts, and DNS or what it is told.
 func TestAnAgentThatHasLostEverything(t *testing.T) {
-	m := startMaster(t, "m1")
-	h := newHost(t)
-	a := h.start()
-	route, err := a.client.Route(t.Context(), want(m))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.mount(mountAt(7, route, "/www", "/srv/www"))
-	await(t, "the mount is known", func() bool { return len(mountsOf(t, a)) == 1 })
+	m, h, a, route := withOneMount(t)
 	a.stop()
 	h.lose()
 	for _, dir := range []string{"state", "."} {

@@ -273,3 +273,17 @@ func mountsOf(t *testing.T, r *running) []control.Mount {
 	}
 	return s.Mounts
 }
+
+// withOneMount returns a master, a host that has mounted /www from it, its agent, and what that answered the mount.
+func withOneMount(t *testing.T) (*paperMaster, *host, *running, control.Route) {
+	t.Helper()
+	m, h := startMaster(t, "m1"), newHost(t)
+	a := h.start()
+	route, err := a.client.Route(t.Context(), want(m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.mount(mountAt(7, route, "/www", "/srv/www"))
+	await(t, "the mount is known", func() bool { return len(mountsOf(t, a)) == 1 })
+	return m, h, a, route
+}

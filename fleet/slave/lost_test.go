@@ -20,15 +20,7 @@ import (
 // The state is kept twice: an agent whose file was removed or broken knows what its mounts were told, by the copy in its run
 // directory; and one that goes missing while an agent runs is written again.
 func TestALostStateIsKeptTwice(t *testing.T) {
-	m := startMaster(t, "m1")
-	h := newHost(t)
-	a := h.start()
-	route, err := a.client.Route(t.Context(), want(m))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.mount(mountAt(7, route, "/www", "/srv/www"))
-	await(t, "the mount is known", func() bool { return len(mountsOf(t, a)) == 1 })
+	m, h, a, _ := withOneMount(t)
 	for _, lost := range []string{"state", "."} {
 		a.stop()
 		h.lose()
