@@ -357,6 +357,9 @@ func (c *course) failed(e failed) {
 		c.homeAnswered(false)
 	case a.why == forRace && c.race != nil:
 		c.race.failed(a.to)
+		if c.race.kind == breach && a.to.is(c.current) { // it ended a connection, and takes no other
+			c.lose(c.race.why)
+		}
 	case a.why == forProbe && c.probe != nil:
 		c.probe.failures++
 		c.probe.err = e.err

@@ -65,20 +65,25 @@ func TestALaggingMasterIsNotHeeded(t *testing.T) {
 	}
 }
 
-// Others send the slave to its home until that one's lease has run out: a slave that has lost it does not wait for that.
+// Others send the slave to its home until that one's lease has run out: a slave that has lost it does not wait for that, whoever
+// answers first.
 func TestASlaveKnowsThatItsHomeIsLost(t *testing.T) {
-	for _, lost := range []func(*simMaster){func(m *simMaster) { m.silent = true }, func(m *simMaster) { m.dead = true }} {
-		s := newSim(t, 3)
-		s.run(10 * time.Second)
-		s.m(1).status, s.m(2).status = Leave, Leave
-		lost(s.m(0))
-		if s.m(0).dead {
-			s.kill(0)
+	for _, dead := range []bool{false, true} {
+		for _, delay := range []time.Duration{100 * time.Microsecond, time.Millisecond, 10 * time.Millisecond} {
+			s := newSim(t, 3)
+			s.run(10 * time.Second)
+			s.m(1).status, s.m(2).status = Leave, Leave
+			s.m(1).delay, s.m(2).delay = delay, delay
+			bound := 700 * time.Millisecond
+			if s.m(0).silent = !dead; dead {
+				s.kill(0)
+				bound = 20 * time.Millisecond
+			}
+			s.run(2 * time.Second)
+			if s.target == simAddr(0) {
+				t.Error("it stays")
+			}
+			s.paused(bound)
 		}
-		s.run(2 * time.Second)
-		if s.target == simAddr(0) {
-			t.Error("it stays")
-		}
-		s.paused(700 * time.Millisecond)
 	}
 }

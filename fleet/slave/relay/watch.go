@@ -96,7 +96,10 @@ func (c *course) lose(why string) {
 	c.lost, c.lostWhy = true, why
 	c.blame()
 	since := c.now
-	if c.probe != nil {
+	switch {
+	case c.race != nil && c.race.kind == breach:
+		since = c.race.since
+	case c.probe != nil:
 		since = c.probe.began
 	}
 	if !c.flow.Waiting.IsZero() && c.flow.Waiting.Before(since) {
