@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,7 +35,7 @@ type Slave struct {
 // Slave boots a slave on the LAN and waits until it obeys.
 func (l *LAN) Slave(t testing.TB) *Slave {
 	t.Helper()
-	needCommands(t, "linux.uml", "modprobe", "mount.nfs")
+	needCommands(t, "linux.uml", "modprobe", "taskset", "mount.nfs")
 	tap, addr := l.tap(t)
 	ours, theirs := serialLine(t)
 	defer theirs.Close()
@@ -42,7 +43,8 @@ func (l *LAN) Slave(t testing.TB) *Slave {
 	// The machine's memory is a file in /dev/shm, which may be small (containers): it gets one of its own, in the mount
 	// namespace that `ip netns exec` makes.
 	script := `mount -t tmpfs -o size=1g shm /dev/shm && exec "$@"`
-	argv := []string{"sh", "-c", script, "sh", "env", "LD_PRELOAD=" + umlPreload(t), "linux.uml", "mem=384M",
+	argv := []string{"sh", "-c", script, "sh", "env", "LD_PRELOAD=" + umlPreload(t),
+		"taskset", "-c", processorOf(t, l.slaves), "linux.uml", "mem=384M",
 		"root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + built(t, "./e2e/slaveinit"),
 		"uml_dir=" + state, "umid=slave", "con=null", "con0=null,fd:1", "ssl0=fd:3",
 		"vec0:transport=tap,ifname=" + tap + ",depth=128,gro=1"}
@@ -61,6 +63,24 @@ func (l *LAN) Slave(t testing.TB) *Slave {
 	s.greet(ours)
 	s.call("Setup", wire.Setup{Address: addr + "/24"}, &struct{}{})
 	return s
+}
+
+// processorOf is the processor that the n-th slave stays on. Its kernel and each of its processes are processes of this machine that
+// take turns at every system call and page fault: where a turn has to wake another processor, that is most of its time, and the
+// slave stands still for 40 to 100 ms again and again on a machine that is half idle.
+func processorOf(t testing.TB, n int) string {
+	t.Helper()
+	var ours unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &ours); err != nil {
+		t.Fatalf("ask for our processors: %v", err)
+	}
+	var all []int
+	for cpu := 0; len(all) < ours.Count(); cpu++ {
+		if ours.IsSet(cpu) {
+			all = append(all, cpu)
+		}
+	}
+	return strconv.Itoa(all[n%len(all)])
 }
 
 // serialLine makes the two ends of a serial line.
