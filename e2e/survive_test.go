@@ -25,7 +25,7 @@ func TestSlavesSurvive(t *testing.T) {
 		reps, etcdAway = *failoverReps, time.Minute
 	}
 	if *failoverVia != "" {
-		via = []string{*failoverVia, *failoverVia}
+		via = []string{*failoverVia}
 	}
 	if *failoverAway > 0 {
 		etcdAway = *failoverAway

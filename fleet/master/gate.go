@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/nfs-fleet/nfs-fleet/fleet"
 )
 
@@ -32,6 +34,7 @@ type headGate struct {
 	mu   sync.Mutex // guards next
 	next *gateRead  // the read that has not begun yet: newcomers join it
 	busy chan struct{}
+	pace *rate.Limiter // of reads
 }
 
 // gateRead is one read of the heads, shared by all that asked before it began.
@@ -41,11 +44,16 @@ type gateRead struct {
 	err  error
 }
 
-// gateRest is the least time between two reads: under a storm of connections etcd sees at most 50 a second.
-const gateRest = 20 * time.Millisecond
+// Under a storm of connections etcd sees a read every gateRest, after gateBurst of them. A slave that comes from a lost master says
+// HELLO, and connects anew to read when that was answered: its second connection must not wait for the first one's rest.
+const (
+	gateRest  = 20 * time.Millisecond
+	gateBurst = 25
+)
 
 func newHeadGate(open <-chan struct{}, load func(context.Context) (fleet.View, error), served func(context.Context, fleet.View) error) *headGate {
-	return &headGate{open: open, load: load, served: served, busy: make(chan struct{}, 1)}
+	return &headGate{open: open, load: load, served: served, busy: make(chan struct{}, 1),
+		pace: rate.NewLimiter(rate.Every(gateRest), gateBurst)}
 }
 
 // Await implements exporter.Gate. With etcd away the last known heads are good enough.
@@ -80,18 +88,19 @@ func (g *headGate) join() *gateRead {
 	return g.next
 }
 
-// read waits for the read before it, takes itself out of the way of newcomers and asks etcd. It ends within
+// read waits for the read before it and for its turn, takes itself out of the way of newcomers and asks etcd. It ends within
 // gateTimeout, whoever waits.
 func (g *headGate) read(r *gateRead) {
 	defer close(r.done)
 	g.busy <- struct{}{}
+	defer func() { <-g.busy }()
+	time.Sleep(g.pace.Reserve().Delay())
 	g.mu.Lock()
 	g.next = nil
 	g.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), gateTimeout)
 	defer cancel()
 	r.view, r.err = g.load(ctx)
-	time.AfterFunc(gateRest, func() { <-g.busy })
 }
 
 // gatePatience is how long a connection is parked; then it is closed, and the client tries again, here or elsewhere.

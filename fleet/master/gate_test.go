@@ -38,8 +38,35 @@ func TestGateReadsOnceForManyConnections(t *testing.T) {
 		if n := loads.Load(); n == 0 || n > 2 {
 			t.Errorf("%d reads of etcd for 1000 connections at once", n)
 		}
-		time.Sleep(gateRest)
 		synctest.Wait()
+	})
+}
+
+// Somebody who connects twice in a row does not wait; a storm does.
+func TestGateBoundsItsReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		loads := 0
+		g := newHeadGate(opened(), func(context.Context) (fleet.View, error) { loads++; return fleet.View{}, nil },
+			func(context.Context, fleet.View) error { return nil })
+		pass := func() {
+			if err := g.Await(t.Context()); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+		began := time.Now()
+		for range 3 {
+			pass()
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("three connections one after another waited for %s", took)
+		}
+		for time.Since(began) < 10*time.Second {
+			pass()
+		}
+		if most := gateBurst + int(10*time.Second/gateRest) + 1; loads > most {
+			t.Errorf("%d reads in 10 s, want %d at most", loads, most)
+		}
 	})
 }
 
@@ -73,7 +100,6 @@ func TestGateNeverUsesAnOlderRead(t *testing.T) {
 		if len(seen) != 2 || seen[1] != 2 {
 			t.Errorf("let in with revisions %v, want the second with 2", seen)
 		}
-		time.Sleep(gateRest)
 		synctest.Wait()
 	})
 }
@@ -85,7 +111,6 @@ func TestGateWithoutEtcdLetsIn(t *testing.T) {
 		if err := g.Await(t.Context()); err != nil {
 			t.Errorf("with etcd away: %v", err)
 		}
-		time.Sleep(gateRest)
 		synctest.Wait()
 	})
 }
