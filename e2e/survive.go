@@ -271,7 +271,8 @@ func (s *survival) table() string {
 	return b.String()
 }
 
-// finish ends the traffic, prints the table and holds it against the bounds: one pause in a hundred may be longer.
+// finish ends the traffic, prints the table and holds it against the bounds: one pause in a hundred may be longer, of a row that
+// has so many, and else of all such rows together.
 func (s *survival) finish() {
 	s.t.Helper()
 	s.stop()
@@ -282,9 +283,19 @@ func (s *survival) finish() {
 	if s.Etcd == nil {
 		s.t.Logf("%d times it happened to etcd's leader, %d times to another", s.leads[true], s.leads[false])
 	}
+	few, fewOver := 0, 0 // of rows in which one in a hundred would be less than one
 	for row, p := range s.waits {
-		if over, ours := p.over(); p.bound > 0 && ours > len(p.all)/100 {
+		over, ours := p.over()
+		switch {
+		case p.bound == 0:
+			continue
+		case len(p.all) < 100:
+			few, fewOver = few+len(p.all), fewOver+ours
+		case ours > len(p.all)/100:
 			s.t.Errorf("%s: %d of %d pauses are longer than %v, %d of them more than this machine's stalls explain", row, over, len(p.all), p.bound, ours)
 		}
+	}
+	if fewOver > (few+99)/100 {
+		s.t.Errorf("%d of %d pauses, in rows of less than a hundred each, are longer than their bounds and than this machine's stalls explain", fewOver, few)
 	}
 }
