@@ -266,7 +266,7 @@ func (s *state) addClaims(w *write, now instant) {
 	}
 }
 
-// addRecords adds the announcements that etcd does not have: when something is written anyway, when the lease is new,
+// addRecords adds the announcements that etcd does not have: when something is written anyway, when the lease or a key is new,
 // or when the last ones are a second old. Our own candidate record is always among them: who gives up a key must not
 // look as if it stood for it.
 func (s *state) addRecords(w *write, now instant) {

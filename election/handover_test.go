@@ -181,7 +181,7 @@ func TestAThousandShardsAreHandedOver(t *testing.T) {
 				bound += 2 * f.took
 			}
 			within(t, "without a leader", took, bound)
-			if n := revision(t, s) - before; n > 40 {
+			if n := revision(t, s) - before; n > 60 {
 				t.Errorf("%d writes for a thousand shards", n)
 			}
 			for m, n := range f.counts("m1", "m2") {

@@ -301,6 +301,21 @@ func TestTheNextInOrderTriesAfterASecond(t *testing.T) {
 	})
 }
 
+// A master that starts announces one thing after another. Others are not to take it for dead meanwhile.
+func TestANewRecordIsWrittenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, NewMemory(), "m1", "www")
+		r.term()
+		for _, key := range []string{"masters/m1", "replicas/m1"} {
+			r.Announce(fleetPrefix+key, []byte("x"))
+			time.Sleep(gather / 10)
+			if value, _ := r.m.Get(fleetPrefix + key); string(value) != "x" {
+				t.Errorf("%s is %q after %s", key, value, gather/10)
+			}
+		}
+	})
+}
+
 func TestSteadyStateWritesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, NewMemory(), "m1", "www")

@@ -44,7 +44,7 @@ type state struct {
 	records  map[string][]byte // announced; nil: to be deleted
 	unsaved  map[string]bool   // records that etcd does not have yet
 	failing  bool              // the last write failed
-	savedAt  instant           // when records were last written
+	savedAt  instant           // when records were last written; zero: they are to be at once
 	selfRev  int64             // revision at which our own candidate record was last written
 	stale    []int64           // leases to revoke
 	known    []Candidate       // what candidates says; nil: to be made anew
@@ -289,6 +289,9 @@ func (s *state) announce(key string, value []byte) {
 		return
 	}
 	s.records[key], s.unsaved[key] = value, true
+	if old == nil && value != nil { // nobody knows of it at all
+		s.savedAt = 0
+	}
 }
 
 // lapse ends all terms: the deadline has passed, or etcd has dropped the lease. What is in the view may be gone.
