@@ -266,21 +266,31 @@ func (s *state) addClaims(w *write, now instant) {
 	}
 }
 
-// addRecords adds the announcements that etcd does not have: when something is written anyway, when the lease or a key is new,
-// or when the last ones are a second old. Our own candidate record is always among them: who gives up a key must not
-// look as if it stood for it.
+// addRecords adds the announcements that etcd does not have: when something is written anyway, when the lease is new, or when a key
+// of theirs was not written for a second. Our own candidate record is always among them: who gives up a key must not look as
+// if it stood for it.
 func (s *state) addRecords(w *write, now instant) {
 	if len(s.unsaved) == 0 {
 		return
 	}
-	if due := s.savedAt.add(gather); s.savedAt != 0 && w.ops() == 0 && now < due {
-		s.at(due)
-		return
+	if w.ops() == 0 {
+		due := now.add(gather)
+		for key := range s.unsaved {
+			if at := s.savedAt[key]; at == 0 {
+				due = now
+			} else {
+				due = min(due, at.add(gather))
+			}
+		}
+		if now < due {
+			s.at(due)
+			return
+		}
 	}
 	w.puts = map[string][]byte{}
 	if self := candidateKey(s.config.Prefix, s.config.Master); s.unsaved[self] {
 		w.puts[self] = s.records[self]
-		delete(s.unsaved, self)
+		s.saved(self, now)
 	}
 	for key := range s.unsaved {
 		if w.ops() >= maxOps {
@@ -291,9 +301,14 @@ func (s *state) addRecords(w *write, now instant) {
 		} else {
 			w.deletes = append(w.deletes, key)
 		}
-		delete(s.unsaved, key)
+		s.saved(key, now)
 	}
-	s.savedAt = now
+}
+
+// saved takes note that a record is being written.
+func (s *state) saved(key string, now instant) {
+	delete(s.unsaved, key)
+	s.savedAt[key] = now
 }
 
 // valid reports a broken invariant; tests call it after each step.

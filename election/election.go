@@ -49,8 +49,8 @@ type Election interface {
 	// channel is closed when Run ends.
 	Terms() <-chan *Term
 	// Announce keeps key (a whole etcd key) at value under this master's lease: it is written again whenever the lease
-	// is a new one, and vanishes with the lease. A key that is new is written at once, and
-	// changes are coalesced to one write a second. nil deletes. It keeps no reference to value.
+	// is a new one, and vanishes with the lease. A change is written at once when the key's last was a second ago or
+	// more: one that keeps changing is written once a second. nil deletes. It keeps no reference to value.
 	Announce(key string, value []byte)
 	// Lease says how the master's lease is.
 	Lease() LeaseStatus

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -301,8 +302,9 @@ func TestTheNextInOrderTriesAfterASecond(t *testing.T) {
 	})
 }
 
-// A master that starts announces one thing after another. Others are not to take it for dead meanwhile.
-func TestANewRecordIsWrittenAtOnce(t *testing.T) {
+// A master that starts announces one thing after another, and one that is drained no more says so: others are not to take it for
+// lost or drained meanwhile.
+func TestARareChangeIsWrittenAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, NewMemory(), "m1", "www")
 		r.term()
@@ -313,6 +315,20 @@ func TestANewRecordIsWrittenAtOnce(t *testing.T) {
 				t.Errorf("%s is %q after %s", key, value, gather/10)
 			}
 		}
+		var chatter sync.WaitGroup
+		chatter.Go(func() {
+			for i := range 300 {
+				r.Announce(fleetPrefix+"replicas/m1", fmt.Appendf(nil, "%d", i))
+				time.Sleep(gather / 100)
+			}
+		})
+		time.Sleep(3 * gather / 2)
+		r.Announce(fleetPrefix+"masters/m1", []byte("y"))
+		time.Sleep(gather / 10)
+		if value, _ := r.m.Get(fleetPrefix + "masters/m1"); string(value) != "y" {
+			t.Errorf("beside a key that keeps changing it is %q after %s", value, gather/10)
+		}
+		chatter.Wait()
 	})
 }
 

@@ -40,15 +40,15 @@ type state struct {
 	resigned map[string]string // shard → heir: leaderships to be handed over
 	owed     map[string]bool   // keys that are ours without a term, or are being handed over
 	vacant   map[string]instant
-	named    map[string]string // shard → master that Assign names; nil: to be worked out
-	records  map[string][]byte // announced; nil: to be deleted
-	unsaved  map[string]bool   // records that etcd does not have yet
-	failing  bool              // the last write failed
-	savedAt  instant           // when records were last written; zero: they are to be at once
-	selfRev  int64             // revision at which our own candidate record was last written
-	stale    []int64           // leases to revoke
-	known    []Candidate       // what candidates says; nil: to be made anew
-	wake     instant           // when step wants to be called again
+	named    map[string]string  // shard → master that Assign names; nil: to be worked out
+	records  map[string][]byte  // announced; nil: to be deleted
+	unsaved  map[string]bool    // records that etcd does not have yet
+	failing  bool               // the last write failed
+	savedAt  map[string]instant // when each record was last written; zero: it is to be at once
+	selfRev  int64              // revision at which our own candidate record was last written
+	stale    []int64            // leases to revoke
+	known    []Candidate        // what candidates says; nil: to be made anew
+	wake     instant            // when step wants to be called again
 	out      []action
 }
 
@@ -159,7 +159,7 @@ func newState(c Config) *state {
 		config: c, view: newView(c.Prefix), stands: map[string]bool{}, declined: map[string]bool{},
 		terms: map[string]int64{}, released: map[string]int64{}, resigned: map[string]string{}, vacant: map[string]instant{},
 		touched: map[string]bool{}, owed: map[string]bool{},
-		records: map[string][]byte{}, unsaved: map[string]bool{},
+		records: map[string][]byte{}, unsaved: map[string]bool{}, savedAt: map[string]instant{},
 	}
 	s.lease.ttl = c.TTL
 	s.introduce()
@@ -183,7 +183,7 @@ func (s *state) reread() time.Duration {
 
 const (
 	turn   = time.Second // how long the master next in order waits for the one before
-	gather = time.Second // announcements are written this far apart
+	gather = time.Second // what is announced under one key is written this far apart
 )
 
 // step takes in events and returns what is to be done now. s.wake is when it wants to be called at the latest.
@@ -289,9 +289,6 @@ func (s *state) announce(key string, value []byte) {
 		return
 	}
 	s.records[key], s.unsaved[key] = value, true
-	if old == nil && value != nil { // nobody knows of it at all
-		s.savedAt = 0
-	}
 }
 
 // lapse ends all terms: the deadline has passed, or etcd has dropped the lease. What is in the view may be gone.
@@ -331,7 +328,8 @@ func (s *state) leased(now instant, e leaseReply) {
 		for key := range s.records {
 			s.unsaved[key] = true
 		}
-		s.savedAt, s.changed, s.every = 0, true, true
+		clear(s.savedAt)
+		s.changed, s.every = true, true
 	}
 	l.ttl, l.confirmed = e.ttl, e.sent
 	l.due = e.sent.add(s.renewal())
@@ -451,6 +449,7 @@ func (s *state) written(now instant, e writeReply) {
 	for _, key := range e.asked.deletes {
 		if value, kept := s.records[key]; kept && value == nil && !s.unsaved[key] {
 			delete(s.records, key)
+			delete(s.savedAt, key)
 		}
 	}
 	if _, self := e.asked.puts[candidateKey(s.config.Prefix, s.config.Master)]; self {
