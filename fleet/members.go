@@ -102,16 +102,24 @@ func (r *Registry) putRoster(ctx context.Context, e RosterEntry) error {
 }
 
 // Drain says that a master of the roster leads nothing from now on. Drained already it stays as it is. ErrNotFound: the
-// roster does not have it.
-func (r *Registry) Drain(ctx context.Context, d Drain) error {
+// roster does not have it. ErrConflict: the master that was to remain has been drained itself; "": nobody needs to remain.
+func (r *Registry) Drain(ctx context.Context, d Drain, remains string) error {
 	key, roster := r.keys.Drained(d.Master), r.keys.Roster(d.Master)
-	resp, err := r.client.Txn(ctx).If(absent(key), clientv3.Compare(clientv3.CreateRevision(roster), ">", 0)).
-		Then(put(key, d)).Else(clientv3.OpGet(roster, clientv3.WithCountOnly())).Commit()
+	conditions := []clientv3.Cmp{absent(key), clientv3.Compare(clientv3.CreateRevision(roster), ">", 0)}
+	if remains != "" {
+		conditions = append(conditions, absent(r.keys.Drained(remains)))
+	}
+	resp, err := r.client.Txn(ctx).If(conditions...).Then(put(key, d)).
+		Else(clientv3.OpGet(roster, clientv3.WithCountOnly()), clientv3.OpGet(key, clientv3.WithCountOnly())).Commit()
 	switch {
 	case err != nil:
 		return fmt.Errorf("drain %s: %w", d.Master, unavailable(err))
-	case !resp.Succeeded && resp.Responses[0].GetResponseRange().Count == 0:
+	case resp.Succeeded:
+		return nil
+	case resp.Responses[0].GetResponseRange().Count == 0:
 		return fmt.Errorf("master %s: %w", d.Master, ErrNotFound)
+	case resp.Responses[1].GetResponseRange().Count == 0:
+		return fmt.Errorf("drain %s: master %s is drained meanwhile: %w", d.Master, remains, ErrConflict)
 	}
 	return nil
 }

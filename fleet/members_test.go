@@ -102,7 +102,7 @@ func TestANameIsNotTakenFromALivingMaster(t *testing.T) {
 func TestDrain(t *testing.T) {
 	r, ctx := newFleet(t)
 	d := Drain{Master: "m1", Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), By: "local"}
-	if err := r.Drain(ctx, d); !errors.Is(err, ErrNotFound) {
+	if err := r.Drain(ctx, d, ""); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a master that nobody knows: %v, want ErrNotFound", err)
 	}
 	if err := r.PutRoster(ctx, entry("m1")); err != nil {
@@ -111,14 +111,23 @@ func TestDrain(t *testing.T) {
 	later := d
 	later.Since = later.Since.Add(time.Hour)
 	for _, d := range []Drain{d, later} {
-		if err := r.Drain(ctx, d); err != nil {
+		if err := r.Drain(ctx, d, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := mustLoad(t, ctx, r).Drained["m1"]; got != d {
 		t.Errorf("%+v, want the first", got)
 	}
-	if err := r.Undrain(ctx, "m1"); err != nil {
+	if err := r.PutRoster(ctx, entry("m2")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Drain(ctx, Drain{Master: "m2"}, "m1"); !errors.Is(err, ErrConflict) {
+		t.Errorf("the master that was to remain is drained: %v, want ErrConflict", err)
+	}
+	if err := r.Drain(ctx, Drain{Master: "m2"}, "m3"); err != nil {
+		t.Errorf("m3 remains: %v", err)
+	}
+	if err := errors.Join(r.Undrain(ctx, "m1"), r.Undrain(ctx, "m2")); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Undrain(ctx, "m1"); !errors.Is(err, ErrNotFound) {
@@ -135,7 +144,7 @@ func TestARemovedInstanceStaysAway(t *testing.T) {
 	if err := r.Remove(ctx, "m1", e.Instance); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a master that nobody knows: %v, want ErrNotFound", err)
 	}
-	if err := errors.Join(r.PutRoster(ctx, e), r.Drain(ctx, Drain{Master: "m1"})); err != nil {
+	if err := errors.Join(r.PutRoster(ctx, e), r.Drain(ctx, Drain{Master: "m1"}, "")); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Remove(ctx, "m1", NewInstance()); !errors.Is(err, ErrConflict) {

@@ -72,15 +72,24 @@ func (c control) Drain(ctx context.Context, name string, r console.DrainRequest)
 	if err := c.knownMaster(name); err != nil {
 		return err
 	}
-	inStep := func(master string) bool { g := c.guide.Load(); return g == nil || g.places[master].inStep }
-	if !r.Force && lastToReadFrom(c.lastView(), name, inStep) {
-		return console.Errorf(console.ErrConflict, "master %s is the last one that slaves can read from: start or `undrain` another one and let it catch up; --force drains it all the same", name)
-	}
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	err := c.registry.Drain(ctx, fleet.Drain{Master: name, Since: time.Now().UTC(), By: console.CallerOf(ctx).String()})
-	if err != nil {
-		return kindOf(err)
+	for {
+		remains, needed := c.remains(name)
+		if needed && remains == "" && !r.Force {
+			return console.Errorf(console.ErrConflict, "master %s is the last one that slaves can read from: start or `undrain` another one and let it catch up; --force drains it all the same", name)
+		}
+		err := c.registry.Drain(ctx, fleet.Drain{Master: name, Since: time.Now().UTC(), By: console.CallerOf(ctx).String()}, remains)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fleet.ErrConflict) {
+			return kindOf(err)
+		}
+		// somebody drained the one that was to remain at the same moment
+		if err := c.awaitView(ctx, func(v fleet.View) bool { _, drained := v.Drained[remains]; return drained }); err != nil {
+			return err
+		}
 	}
 	c.log.Info().Str("peer", name).Str("by", console.CallerOf(ctx).String()).Msg("master is drained")
 	if err := c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Drained[name]; return ok }); err != nil {
@@ -93,19 +102,26 @@ func (c control) Drain(ctx context.Context, name string, r console.DrainRequest)
 	return nil
 }
 
-// lastToReadFrom reports whether a master serves and is not drained, and no other one is there that does, and is in step.
-func lastToReadFrom(v fleet.View, name string, inStep func(master string) bool) bool {
+// remains names a master that slaves can read from once another is drained, as far as this one knows.
+func (c control) remains(drained string) (master string, needed bool) {
+	return whoRemains(c.lastView(), drained, func(master string) bool { g := c.guide.Load(); return g == nil || g.places[master].inStep })
+}
+
+// whoRemains names another master that serves, is not drained, and is in step, "" if there is none. One is needed when the master
+// that is to be drained is such a one itself.
+func whoRemains(v fleet.View, name string, inStep func(master string) bool) (remains string, needed bool) {
 	serves := func(m fleet.Master) bool {
 		_, drained := v.Drained[m.Name]
 		return m.State == fleet.Serving && !drained && !gone(v, m)
 	}
 	for other, m := range v.Masters {
 		if other != name && serves(m) && inStep(other) {
-			return false
+			remains = other
+			break
 		}
 	}
 	m, alive := v.Masters[name]
-	return alive && serves(m)
+	return remains, alive && serves(m)
 }
 
 // awaitEmpty waits until a drained master is nobody's home, as long as there are others. Slaves that are still on their

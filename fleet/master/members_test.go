@@ -34,8 +34,9 @@ func TestTheLastToReadFrom(t *testing.T) {
 			Drained: map[string]fleet.Drain{}, Removed: map[string]fleet.Removal{},
 		}
 		c.change(&v)
-		if got := lastToReadFrom(v, "m1", func(m string) bool { return m != c.behind }); got != c.want {
-			t.Errorf("%s: %v", name, got)
+		remains, needed := whoRemains(v, "m1", func(m string) bool { return m != c.behind })
+		if got := needed && remains == ""; got != c.want {
+			t.Errorf("%s: %q remains, one is needed: %v", name, remains, needed)
 		}
 	}
 }
@@ -56,5 +57,20 @@ func TestTheLastMasterIsNotDrained(t *testing.T) {
 	}
 	if err := c.Drain(t.Context(), "m2", console.DrainRequest{Force: true}); err != nil {
 		t.Errorf("the last one by force: %v", err)
+	}
+}
+
+// Of two that drain the last two masters at once, each of which counts on the other, one is told.
+func TestTwoAreDrainedAtOnce(t *testing.T) {
+	all, _ := several(t, "m1", "m2")
+	all["m1"].until("two masters serving", inStep(2, 1))
+	all["m2"].until("two masters serving", inStep(2, 1))
+	errs := make(chan error, 2)
+	for from, drained := range map[string]string{"m1": "m2", "m2": "m1"} {
+		go func() { errs <- all[from].client.Drain(t.Context(), drained, console.DrainRequest{}) }()
+	}
+	first, second := <-errs, <-errs
+	if (first == nil) == (second == nil) || !errors.Is(errors.Join(first, second), console.ErrConflict) {
+		t.Errorf("%v; %v", first, second)
 	}
 }
