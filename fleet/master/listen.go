@@ -26,7 +26,7 @@ type listeners struct {
 func openListeners(c ListenConfig) (*listeners, error) {
 	var l listeners
 	var err error
-	if l.nfs, err = listen("--listen-nfs", c.NFS); err == nil {
+	if err = high(func() (err error) { l.nfs, err = listen("--listen-nfs", c.NFS); return err }); err == nil {
 		l.http, err = listen("--listen-http", c.HTTP)
 	}
 	if err == nil {
