@@ -11,7 +11,6 @@ const (
 	stuckAfter = 50 * time.Millisecond  // an aim that has not returned by then waits for a connection that will not come
 	kickAfter  = 300 * time.Millisecond // a connection to the target that was silent for so long is made anew by a Switch
 	reAim      = 100 * time.Millisecond // an address that was written and is not there is written again
-	settle     = 50 * time.Millisecond  // the kernel has so long to deal with a refusal
 )
 
 // change is a change of target under way. It decides what to do; it is given what there is. It is not safe for concurrent
@@ -101,10 +100,6 @@ func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
 		a := c.aims[t.ID]
 		if a == nil && (t.Addr.Addr() != c.to.Addr() || s != nil && c.isStale(*s)) ||
 			a != nil && a.ended && t.Addr.Addr() != c.to.Addr() && now.Sub(a.at) >= reAim {
-			if c.refused(now, t, s) {
-				d.done = false
-				continue
-			}
 			a = &aim{at: now}
 			c.aims[t.ID] = a
 		}
@@ -123,13 +118,6 @@ func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
 	}
 	c.looked = true
 	return d
-}
-
-// refused says whether the kernel may be dealing with a refusal just now: its connection has ended, and it comes back to the old
-// address at once. An address that it is given in the middle of that costs nothing less, for it waits three seconds in any case; but
-// it then takes the next connection for refused, too, one time in twenty, and waits for six or twelve.
-func (c *change) refused(now time.Time, t Transport, s *Socket) bool {
-	return c.urgent && !t.Connected && s == nil && now.Sub(c.began) < settle
 }
 
 // socket finds a transport's socket; nil: it has none.
