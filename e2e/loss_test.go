@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,34 +123,5 @@ func TestPublishWaitsForRest(t *testing.T) {
 	writeFile(t, source+"/second", "just written")
 	if g := m.Publish("www"); g.Files != 2 || len(g.Warnings) > 0 {
 		t.Errorf("published %+v", g)
-	}
-}
-
-// A master that is killed refuses connections before it resets any: who comes back after a reset is not taken in by a process
-// that is about to end.
-func TestAKilledMasterRefusesFirst(t *testing.T) {
-	source := t.TempDir()
-	writeFile(t, source+"/kept", "kept")
-	m := StartMaster(t, MasterConfig{Sources: []string{"www=" + source}, Flags: []string{"--insecure"}})
-	var takenIn atomic.Int64
-	var clients sync.WaitGroup
-	for range 200 {
-		c, err := net.Dial("tcp", m.NFS)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		clients.Go(func() {
-			_, _ = c.Read(make([]byte, 1)) // ends with the connection
-			if again, err := net.Dial("tcp", m.NFS); err == nil {
-				again.Close()
-				takenIn.Add(1)
-			}
-		})
-	}
-	m.Kill()
-	clients.Wait()
-	if n := takenIn.Load(); n > 0 {
-		t.Errorf("%d connections were accepted from clients whose connections had been reset", n)
 	}
 }

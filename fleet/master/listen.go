@@ -26,7 +26,7 @@ type listeners struct {
 func openListeners(c ListenConfig) (*listeners, error) {
 	var l listeners
 	var err error
-	if err = high(func() (err error) { l.nfs, err = listen("--listen-nfs", c.NFS); return err }); err == nil {
+	if l.nfs, err = listen("--listen-nfs", c.NFS); err == nil {
 		l.http, err = listen("--listen-http", c.HTTP)
 	}
 	if err == nil {
