@@ -121,10 +121,19 @@ func (s *Slave) greet(line *os.File) {
 
 func (s *Slave) call(method string, args, reply any) {
 	s.t.Helper()
-	if err := s.rpc.Call("Slave."+method, args, reply); err != nil {
-		s.t.Fatalf("slave %s: %s %v: %v", s.Addr, method, args, err)
+	call := s.rpc.Go("Slave."+method, args, reply, make(chan *rpc.Call, 1))
+	select {
+	case <-call.Done:
+		if call.Error != nil {
+			s.t.Fatalf("slave %s: %s %v: %v", s.Addr, method, args, call.Error)
+		}
+	case <-time.After(callLimit):
+		s.t.Fatalf("slave %s: %s %v: no answer within %s: it stands still", s.Addr, method, args, callLimit)
 	}
 }
+
+// callLimit is longer than anything that a slave is asked to do may take.
+const callLimit = 3 * time.Minute
 
 // Run runs a command to its end, within a minute and a half.
 func (s *Slave) Run(args ...string) Result {

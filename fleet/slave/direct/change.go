@@ -11,12 +11,12 @@ import (
 )
 
 // aims are the writes of addresses under way: the kernel takes one when it is not connecting, and cannot be asked to
-// forget it. There is one at most a transport.
+// forget it. There is one at most a transport, with its repetitions.
 type aims struct {
 	wg sync.WaitGroup
 
 	mu    sync.Mutex // guards what follows
-	under map[string]bool
+	under map[string]int
 	ended []aimed
 }
 
@@ -27,25 +27,63 @@ type aimed struct {
 	err error
 }
 
+// Linux takes the address under the transport's lock, and nobody wakes who waits for that but the end of an attempt to connect: a
+// write that meets a call just being sent would wait until the connection is lost. The next one most likely meets none.
+const (
+	aimAgain = 5 * time.Millisecond
+	aimsMost = 8
+)
+
 // begin writes an address, and reports whether it could begin.
 func (a *aims) begin(sys System, id string, to netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.under[id] {
+	if a.under[id] > 0 {
 		return false
 	}
 	if a.under == nil {
-		a.under = make(map[string]bool)
+		a.under = make(map[string]int)
 	}
-	a.under[id] = true
+	a.under[id]++ // for the goroutine that repeats it
+	done := make(chan error, aimsMost)
+	write := func() {
+		a.under[id]++
+		a.wg.Go(func() {
+			done <- sys.Aim(id, to)
+			a.leave(id)
+		})
+	}
+	write()
 	a.wg.Go(func() {
-		err := sys.Aim(id, to)
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.under, id)
-		a.ended = append(a.ended, aimed{id, to, err})
+		defer a.leave(id)
+		again := time.NewTicker(aimAgain)
+		defer again.Stop()
+		for n := 1; ; n++ {
+			select {
+			case err := <-done:
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				a.ended = append(a.ended, aimed{id, to, err})
+				return
+			case <-again.C:
+				if n < aimsMost {
+					a.mu.Lock()
+					write()
+					a.mu.Unlock()
+				}
+			}
+		}
 	})
 	return true
+}
+
+// leave counts a write, or the goroutine that repeats it, out.
+func (a *aims) leave(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.under[id]--; a.under[id] <= 0 {
+		delete(a.under, id)
+	}
 }
 
 // collect returns the writes that have ended since it was last called.
