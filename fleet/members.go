@@ -101,31 +101,35 @@ func (r *Registry) putRoster(ctx context.Context, e RosterEntry) error {
 	return nil
 }
 
-// Drain says that a master of the roster leads nothing from now on. Drained already it stays as it is. ErrNotFound: the
-// roster does not have it. ErrConflict: the master that was to remain has been drained itself; "": nobody needs to remain.
-func (r *Registry) Drain(ctx context.Context, d Drain, remains string) error {
+// Drain says that a master of the roster leads nothing from now on, and returns the revision at which that was written. Drained
+// already it stays as it is. ErrNotFound: the roster does not have it. ErrConflict: the master that was to remain has been drained
+// itself, at the revision that is returned; "": nobody needs to remain.
+func (r *Registry) Drain(ctx context.Context, d Drain, remains string) (int64, error) {
 	key, roster := r.keys.Drained(d.Master), r.keys.Roster(d.Master)
+	reads := []clientv3.Op{clientv3.OpGet(roster, clientv3.WithCountOnly()), clientv3.OpGet(key)}
 	conditions := []clientv3.Cmp{absent(key), clientv3.Compare(clientv3.CreateRevision(roster), ">", 0)}
 	if remains != "" {
-		conditions = append(conditions, absent(r.keys.Drained(remains)))
+		other := r.keys.Drained(remains)
+		conditions, reads = append(conditions, absent(other)), append(reads, clientv3.OpGet(other))
 	}
-	resp, err := r.client.Txn(ctx).If(conditions...).Then(put(key, d)).
-		Else(clientv3.OpGet(roster, clientv3.WithCountOnly()), clientv3.OpGet(key, clientv3.WithCountOnly())).Commit()
+	resp, err := r.client.Txn(ctx).If(conditions...).Then(put(key, d)).Else(reads...).Commit()
 	switch {
 	case err != nil:
-		return fmt.Errorf("drain %s: %w", d.Master, unavailable(err))
+		return 0, fmt.Errorf("drain %s: %w", d.Master, unavailable(err))
 	case resp.Succeeded:
-		return nil
+		return resp.Header.Revision, nil
 	case resp.Responses[0].GetResponseRange().Count == 0:
-		return fmt.Errorf("master %s: %w", d.Master, ErrNotFound)
-	case resp.Responses[1].GetResponseRange().Count == 0:
-		return fmt.Errorf("drain %s: master %s is drained meanwhile: %w", d.Master, remains, ErrConflict)
+		return 0, fmt.Errorf("master %s: %w", d.Master, ErrNotFound)
 	}
-	return nil
+	if kvs := resp.Responses[1].GetResponseRange().Kvs; len(kvs) > 0 {
+		return kvs[0].ModRevision, nil
+	}
+	return resp.Responses[2].GetResponseRange().Kvs[0].ModRevision,
+		fmt.Errorf("drain %s: master %s is drained meanwhile: %w", d.Master, remains, ErrConflict)
 }
 
-// Undrain lets a master lead again. ErrNotFound: it is not drained.
-func (r *Registry) Undrain(ctx context.Context, master string) error {
+// Undrain lets a master lead again, and returns the revision at which that was written. ErrNotFound: it is not drained.
+func (r *Registry) Undrain(ctx context.Context, master string) (int64, error) {
 	return r.remove(ctx, r.keys.Drained(master))
 }
 
@@ -152,14 +156,14 @@ func (r *Registry) Remove(ctx context.Context, name, instance string) error {
 	return nil
 }
 
-// remove deletes one key: ErrNotFound when it is not there.
-func (r *Registry) remove(ctx context.Context, key string) error {
+// remove deletes one key and returns the revision of that: ErrNotFound when it is not there.
+func (r *Registry) remove(ctx context.Context, key string) (int64, error) {
 	resp, err := r.client.Delete(ctx, key)
 	if err != nil {
-		return fmt.Errorf("delete %s: %w", key, unavailable(err))
+		return 0, fmt.Errorf("delete %s: %w", key, unavailable(err))
 	}
 	if resp.Deleted == 0 {
-		return fmt.Errorf("%s: %w", key, ErrNotFound)
+		return 0, fmt.Errorf("%s: %w", key, ErrNotFound)
 	}
-	return nil
+	return resp.Header.Revision, nil
 }

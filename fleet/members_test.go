@@ -102,7 +102,7 @@ func TestANameIsNotTakenFromALivingMaster(t *testing.T) {
 func TestDrain(t *testing.T) {
 	r, ctx := newFleet(t)
 	d := Drain{Master: "m1", Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), By: "local"}
-	if err := r.Drain(ctx, d, ""); !errors.Is(err, ErrNotFound) {
+	if _, err := r.Drain(ctx, d, ""); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a master that nobody knows: %v, want ErrNotFound", err)
 	}
 	if err := r.PutRoster(ctx, entry("m1")); err != nil {
@@ -110,10 +110,15 @@ func TestDrain(t *testing.T) {
 	}
 	later := d
 	later.Since = later.Since.Add(time.Hour)
-	for _, d := range []Drain{d, later} {
-		if err := r.Drain(ctx, d, ""); err != nil {
-			t.Fatal(err)
-		}
+	first, err := r.Drain(ctx, d, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := mustLoad(t, ctx, r); !v.Includes(first) || v.Includes(first+1) {
+		t.Errorf("read after revision %d: %d", first, v.Revision)
+	}
+	if again, err := r.Drain(ctx, later, ""); err != nil || again != first {
+		t.Errorf("a second time: revision %d, %v; the first was %d", again, err, first)
 	}
 	if got := mustLoad(t, ctx, r).Drained["m1"]; got != d {
 		t.Errorf("%+v, want the first", got)
@@ -121,21 +126,31 @@ func TestDrain(t *testing.T) {
 	if err := r.PutRoster(ctx, entry("m2")); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Drain(ctx, Drain{Master: "m2"}, "m1"); !errors.Is(err, ErrConflict) {
-		t.Errorf("the master that was to remain is drained: %v, want ErrConflict", err)
+	if since, err := r.Drain(ctx, Drain{Master: "m2"}, "m1"); !errors.Is(err, ErrConflict) || since != first {
+		t.Errorf("the master that was to remain is drained: %v since %d, want ErrConflict since %d", err, since, first)
 	}
-	if err := r.Drain(ctx, Drain{Master: "m2"}, "m3"); err != nil {
+	if _, err := r.Drain(ctx, Drain{Master: "m2"}, "m3"); err != nil {
 		t.Errorf("m3 remains: %v", err)
 	}
-	if err := errors.Join(r.Undrain(ctx, "m1"), r.Undrain(ctx, "m2")); err != nil {
+	if err := errors.Join(undrain(ctx, r, "m1"), undrain(ctx, r, "m2")); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Undrain(ctx, "m1"); !errors.Is(err, ErrNotFound) {
+	if err := undrain(ctx, r, "m1"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a second time: %v, want ErrNotFound", err)
 	}
 	if got := mustLoad(t, ctx, r).Drained; len(got) != 0 {
 		t.Errorf("%+v", got)
 	}
+}
+
+func drain(ctx context.Context, r *Registry, master string) error {
+	_, err := r.Drain(ctx, Drain{Master: master}, "")
+	return err
+}
+
+func undrain(ctx context.Context, r *Registry, master string) error {
+	_, err := r.Undrain(ctx, master)
+	return err
 }
 
 func TestARemovedInstanceStaysAway(t *testing.T) {
@@ -144,7 +159,7 @@ func TestARemovedInstanceStaysAway(t *testing.T) {
 	if err := r.Remove(ctx, "m1", e.Instance); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a master that nobody knows: %v, want ErrNotFound", err)
 	}
-	if err := errors.Join(r.PutRoster(ctx, e), r.Drain(ctx, Drain{Master: "m1"}, "")); err != nil {
+	if err := errors.Join(r.PutRoster(ctx, e), drain(ctx, r, "m1")); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Remove(ctx, "m1", NewInstance()); !errors.Is(err, ErrConflict) {

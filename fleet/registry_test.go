@@ -213,7 +213,7 @@ func TestFollow(t *testing.T) {
 		t.Error("a view that was handed out changed")
 	}
 	e := entry("m1")
-	if err := errors.Join(r.Stage(ctx, "www", f, v.Heads["www"].Revision, tree.Generation{Number: 2}), r.PutRoster(ctx, e), r.Drain(ctx, Drain{Master: "m1"}, "")); err != nil {
+	if err := errors.Join(r.Stage(ctx, "www", f, v.Heads["www"].Revision, tree.Generation{Number: 2}), r.PutRoster(ctx, e), drain(ctx, r, "m1")); err != nil {
 		t.Fatal(err)
 	}
 	until("what is staged, the roster, the drained", func(v View) bool {

@@ -137,5 +137,6 @@ func (r *Registry) DeleteToken(ctx context.Context, id string) error {
 	if !tokenIDPattern.MatchString(id) {
 		return fmt.Errorf("token %q: %w", id, ErrNotFound)
 	}
-	return r.remove(ctx, r.keys.Token(id))
+	_, err := r.remove(ctx, r.keys.Token(id))
+	return err
 }

@@ -41,6 +41,9 @@ type View struct {
 	applied int64 // everything up to this revision is in it: Revision may be ahead of what a watch has told
 }
 
+// Includes reports whether everything that concerns the fleet up to a revision, at which something of it was written, is in v.
+func (v View) Includes(revision int64) bool { return v.applied >= revision }
+
 func newView(revision int64) View {
 	return View{
 		Revision: revision, applied: revision,

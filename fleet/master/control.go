@@ -111,7 +111,7 @@ func (c control) updateShard(ctx context.Context, name string, change func(fleet
 		if err != nil {
 			return before, kindOf(err)
 		}
-		return after, c.awaitView(ctx, func(v fleet.View) bool { return v.Revision >= written })
+		return after, c.awaitView(ctx, func(v fleet.View) bool { return v.Includes(written) })
 	}
 }
 

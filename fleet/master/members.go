@@ -79,27 +79,38 @@ func (c control) Drain(ctx context.Context, name string, r console.DrainRequest)
 		if needed && remains == "" && !r.Force {
 			return console.Errorf(console.ErrConflict, "master %s is the last one that slaves can read from: start or `undrain` another one and let it catch up; --force drains it all the same", name)
 		}
-		err := c.registry.Drain(ctx, fleet.Drain{Master: name, Since: time.Now().UTC(), By: console.CallerOf(ctx).String()}, remains)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, fleet.ErrConflict) {
+		written, err := c.registry.Drain(ctx, fleet.Drain{Master: name, Since: time.Now().UTC(), By: console.CallerOf(ctx).String()}, remains)
+		if err != nil && !errors.Is(err, fleet.ErrConflict) {
 			return kindOf(err)
 		}
-		// somebody drained the one that was to remain at the same moment
-		if err := c.awaitView(ctx, func(v fleet.View) bool { _, drained := v.Drained[remains]; return drained }); err != nil {
-			return err
+		if err == nil {
+			c.log.Info().Str("peer", name).Str("by", console.CallerOf(ctx).String()).Msg("master is drained")
+		} // else somebody drained the one that was to remain at the same moment, and may have undrained it by now
+		if seen := c.awaitView(ctx, func(v fleet.View) bool { return v.Includes(written) }); seen != nil {
+			return seen
+		}
+		if err == nil {
+			return c.awaitDrained(ctx, name)
 		}
 	}
-	c.log.Info().Str("peer", name).Str("by", console.CallerOf(ctx).String()).Msg("master is drained")
-	if err := c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Drained[name]; return ok }); err != nil {
-		return err
-	}
+}
+
+// awaitDrained waits until a master that was drained leads nothing and is nobody's home, or is drained no more.
+func (c control) awaitDrained(ctx context.Context, name string) error {
 	if err := c.awaitIdle(ctx, name); err != nil {
 		return err
 	}
 	c.awaitEmpty(ctx, name)
+	if !c.drained(name) {
+		return console.Errorf(console.ErrConflict, "master %s was undrained meanwhile", name)
+	}
 	return nil
+}
+
+// drained reports whether a master is drained, as far as this one knows.
+func (c control) drained(name string) bool {
+	_, drained := c.lastView().Drained[name]
+	return drained
 }
 
 // remains names a master that slaves can read from once another is drained, as far as this one knows.
@@ -125,20 +136,23 @@ func whoRemains(v fleet.View, name string, inStep func(master string) bool) (rem
 }
 
 // awaitEmpty waits until a drained master is nobody's home, as long as there are others. Slaves that are still on their
-// way then get there without anybody waiting.
+// way then get there without anybody waiting. One that is undrained meanwhile is waited for no longer.
 func (c control) awaitEmpty(ctx context.Context, name string) {
 	poll(ctx, 20*time.Millisecond, func() bool {
 		v, g := c.lastView(), c.guide.Load()
 		fit := func(h spread.Host) bool { return h.Name != name && h.Serving && h.InStep }
-		return g == nil || !slices.ContainsFunc(g.hosts, fit) || loads(v)[name] == 0
+		return g == nil || !slices.ContainsFunc(g.hosts, fit) || loads(v)[name] == 0 || !c.drained(name)
 	})
 }
 
-// awaitIdle waits until a master leads nothing that another one could lead.
+// awaitIdle waits until a drained master leads nothing that another one could lead, or is drained no more.
 func (c control) awaitIdle(ctx context.Context, name string) error {
 	var left string
 	idle := poll(ctx, 20*time.Millisecond, func() bool {
 		left = ""
+		if !c.drained(name) {
+			return true
+		}
 		v := c.lastView()
 		for shard := range v.Shards {
 			if leader, ok := c.election.Leader(shard); ok && leader.Master == name && c.servedBeside(v, shard, name) {
@@ -160,11 +174,15 @@ func (c control) Undrain(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
 	defer cancel()
-	if err := c.registry.Undrain(ctx, name); err != nil && !errors.Is(err, fleet.ErrNotFound) {
+	written, err := c.registry.Undrain(ctx, name)
+	if err != nil && !errors.Is(err, fleet.ErrNotFound) {
 		return kindOf(err)
 	}
 	c.log.Info().Str("peer", name).Str("by", console.CallerOf(ctx).String()).Msg("master is drained no more")
-	return c.awaitView(ctx, func(v fleet.View) bool { _, ok := v.Drained[name]; return !ok })
+	return c.awaitView(ctx, func(v fleet.View) bool {
+		_, drained := v.Drained[name]
+		return !drained || err == nil && v.Includes(written) // somebody drains it again
+	})
 }
 
 // knownMaster refuses names that are not in the roster.
