@@ -58,15 +58,7 @@ func newLightSlaves(t testing.TB, f *Fleet, count int, shard string) *lightSlave
 	for first := 0; first < count; first += routesPerAgent {
 		host := f.LAN.Host(t, fmt.Sprintf("s%d", first/routesPerAgent))
 		dir := t.TempDir()
-		log := &procLog{}
-		start(t, "agent", host, log, []string{
-			product(t), "agent", "--run-dir", dir, "--state-dir", dir, "--dns", f.DNS(), "--insecure",
-		}, nil)
-		t.Cleanup(func() {
-			if t.Failed() {
-				t.Logf("log of the agent on %s:\n%s", host.Addr, log.tail(10))
-			}
-		})
+		startAgent(t, f, host, dir)
 		// Whoever mounts before it listens would start an agent of its own, which lets in privileged ports only.
 		eventually(t, homeLimit, "the agent listens", func() bool {
 			_, err := os.Stat(filepath.Join(dir, "agent.sock"))
@@ -88,6 +80,25 @@ func newLightSlaves(t testing.TB, f *Fleet, count int, shard string) *lightSlave
 		l.done.Go(func() error { s.run(ctx, shard); return nil })
 	}
 	return l
+}
+
+// startAgent starts an agent that lets every port in. A worker goes on in the place of a keeper that is killed, as this one is
+// when the test ends; so they have a process namespace, which ends with its first process.
+func startAgent(t testing.TB, f *Fleet, host *Host, dir string) {
+	t.Helper()
+	t.Cleanup(func() {
+		eventually(t, restLimit, "the agent has ended with its worker", func() bool { return len(processesOf(t, dir)) == 0 })
+	})
+	log := &procLog{}
+	start(t, "agent", host, log, []string{
+		"unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
+		product(t), "agent", "--run-dir", dir, "--state-dir", dir, "--dns", f.DNS(), "--insecure",
+	}, nil)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the agent on %s:\n%s", host.Addr, log.tail(10))
+		}
+	})
 }
 
 var routeSaid = regexp.MustCompile(`reads from \S+ at (127\.0\.0\.1:\d+)`)

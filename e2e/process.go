@@ -3,8 +3,10 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -20,6 +22,26 @@ func statFields(pid int) ([]string, error) {
 		return nil, fmt.Errorf("%d fields in /proc/%d/stat", len(fields), pid)
 	}
 	return fields, nil
+}
+
+// processesOf returns the processes that have arg among their arguments.
+func processesOf(t testing.TB, arg string) (pids []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // one that has ended is none
+		if err == nil && slices.Contains(strings.Split(string(args), "\x00"), arg) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // processorTime is what a process has used.
