@@ -127,7 +127,7 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 				continue
 			}
 			orphan(s)
-			k, err := a.heir(s, agent, lock)
+			k, err := a.heir(ctx, s, agent, lock)
 			if err != nil {
 				s.Logger.Error().Err(err).Msg("the keeper was killed, and there is no other: nobody starts this agent again")
 				continue
@@ -170,12 +170,12 @@ func orphan(s agentSettings) {
 }
 
 // heir returns the keeper that this worker is to become, because its own is gone: it holds what the next worker needs.
-func (a *app) heir(s agentSettings, agent *slave.Agent, lock *os.File) (*keeper.Keeper, error) {
+func (a *app) heir(ctx context.Context, s agentSettings, agent *slave.Agent, lock *os.File) (*keeper.Keeper, error) {
 	k, err := newKeeper(s, s.Logger, io.Discard, nil)
 	if err != nil {
 		return nil, err
 	}
-	if err := k.Check(); err != nil {
+	if err := k.Check(ctx); err != nil {
 		return nil, err
 	}
 	if err := k.Hold(lockFile, lock); err != nil {

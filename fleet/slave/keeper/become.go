@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,10 +27,12 @@ func Orphaned(ctx context.Context, life *os.File) error {
 }
 
 // Check reports whether the program works that this process is to become.
-func (k *Keeper) Check() error {
-	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
+func (k *Keeper) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, k.cfg.Program, k.cfg.Check...).CombinedOutput(); err != nil {
+	cmd := exec.CommandContext(ctx, k.cfg.Program, k.cfg.Check...)
+	cmd.WaitDelay = time.Second // for what it has started, and that still has its output
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %.500s", k.cfg.Program, err, out)
 	}
 	return nil

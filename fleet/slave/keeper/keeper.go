@@ -59,7 +59,15 @@ type Keeper struct {
 	ready    bool       // it has said so, and heeds signals
 	began    time.Time
 	goal     goal
+	check    check
 	kill     <-chan time.Time // when a worker that was told to end at once is killed
+}
+
+// check is what the keeper knows of the program that it may become.
+type check struct {
+	done  chan error // what came of it
+	busy  bool       // it is under way
+	again bool       // there may be another program since it began
 }
 
 // goal is what the keeper has been told to do.
@@ -75,12 +83,15 @@ const (
 // stopTime is how long a worker that is told to end at once may take.
 const stopTime = 3 * time.Second
 
-// checkTime is how long a new program may take to say that it works. A worker that ends meanwhile waits for it.
+// checkTime is how long a new program may take to say that it works. The keeper keeps its worker running meanwhile.
 const checkTime = 20 * time.Second
 
 // New returns a keeper with the files that the keeper had that this process was before.
 func New(cfg Config) *Keeper {
-	return &Keeper{cfg: cfg, files: kept(cfg.MaxFDs), messages: make(chan fdstore.Message), ended: make(chan error, 1)}
+	return &Keeper{
+		cfg: cfg, files: kept(cfg.MaxFDs), messages: make(chan fdstore.Message), ended: make(chan error, 1),
+		check: check{done: make(chan error, 1)},
+	}
 }
 
 // Holds says whether a file of that name is held.
@@ -119,7 +130,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 	received := make(chan struct{})
 	ctx, cancel := context.WithCancel(ctx)
 	go func() { defer close(received); k.receive(ctx, conn) }()
-	defer func() { cancel(); conn.Close(); <-received }()
+	defer func() {
+		cancel()
+		conn.Close()
+		<-received
+		if k.check.busy {
+			<-k.check.done
+		}
+	}()
 	start := time.NewTimer(0)
 	defer start.Stop()
 	for {
@@ -135,7 +153,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case m := <-k.messages:
 			k.heed(m)
 		case sig := <-k.cfg.Signals:
-			k.signalled(sig)
+			k.signalled(ctx, sig)
+		case err := <-k.check.done:
+			k.checked(ctx, err)
 		case <-k.kill:
 			k.signal(syscall.SIGKILL)
 		case err := <-k.ended:
@@ -144,7 +164,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 				return err
 			}
 		case <-ctx.Done():
-			k.signalled(syscall.SIGINT)
+			k.signalled(ctx, syscall.SIGINT)
 			ctx = context.WithoutCancel(ctx)
 		}
 	}
@@ -225,28 +245,50 @@ func (k *Keeper) start() error {
 	return nil
 }
 
-func (k *Keeper) signalled(sig os.Signal) {
+func (k *Keeper) signalled(ctx context.Context, sig os.Signal) {
 	switch sig {
 	case syscall.SIGTERM:
 		k.goal = max(k.goal, endWhenDone)
 		if k.worker != nil && k.ready {
 			k.signal(syscall.SIGTERM)
 		}
-		return
 	case syscall.SIGHUP:
-		if k.goal != keepOn {
-			return
-		}
-		if err := k.Check(); err != nil {
-			k.cfg.Logger.Error().Err(err).Msg("the new program does not work: staying with the old one")
-			return
-		}
-		k.goal = become
+		k.startCheck(ctx)
 	default:
 		k.goal = endNow
+		k.endWorker()
 	}
+}
+
+// endWorker tells the worker to end at once.
+func (k *Keeper) endWorker() {
 	k.signal(syscall.SIGINT)
 	k.kill = time.After(stopTime)
+}
+
+// startCheck finds out beside the loop whether the program works that the keeper is to become.
+func (k *Keeper) startCheck(ctx context.Context) {
+	if k.check.busy || k.goal != keepOn {
+		k.check.again = true
+		return
+	}
+	k.check.busy, k.check.again = true, false
+	go func() { k.check.done <- k.Check(ctx) }() // there is room; Run waits for it
+}
+
+// checked takes in whether the program works that the keeper is to become, unless it has been told to end meanwhile.
+func (k *Keeper) checked(ctx context.Context, err error) {
+	k.check.busy = false
+	switch {
+	case k.goal != keepOn:
+	case k.check.again:
+		k.startCheck(ctx)
+	case err != nil:
+		k.cfg.Logger.Error().Err(err).Msg("the new program does not work: staying with the old one")
+	default:
+		k.goal = become
+		k.endWorker()
+	}
 }
 
 // signal sends the worker a signal; when none runs it pretends that one has ended.

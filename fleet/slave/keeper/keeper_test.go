@@ -35,7 +35,10 @@ func TestMain(m *testing.M) {
 		os.Exit(beKeeper())
 	case os.Args[1] == "worker":
 		os.Exit(beWorker())
-	case os.Args[1] == "check": // whether a new program works
+	case os.Args[1] == "check": // whether a new program works: who has made the file says when that is known
+		if f, err := os.Open(filepath.Join(os.Getenv(envDir), "check")); err == nil {
+			io.ReadAll(f)
+		}
 		os.Exit(0)
 	}
 	os.Exit(1)
@@ -98,7 +101,7 @@ func beWorker() int {
 	}()
 	go func() {
 		k := keeperHere(nil)
-		err := errors.Join(Orphaned(context.Background(), life), k.Check(), k.Hold("listener", ln.(*net.TCPListener)))
+		err := errors.Join(Orphaned(context.Background(), life), k.Check(context.Background()), k.Hold("listener", ln.(*net.TCPListener)))
 		fmt.Fprintln(os.Stderr, "no heir:", errors.Join(err, k.Become()))
 	}()
 	if err := store.Notify("READY=1"); err != nil {
@@ -125,13 +128,14 @@ func beWorker() int {
 type keptWorker struct {
 	t    *testing.T
 	cmd  *exec.Cmd
+	dir  string
 	port string
 	done chan error
 }
 
 func startKeeper(t *testing.T) *keptWorker {
 	dir := t.TempDir()
-	k := &keptWorker{t: t, cmd: exec.Command(os.Args[0]), done: make(chan error, 1)}
+	k := &keptWorker{t: t, dir: dir, cmd: exec.Command(os.Args[0]), done: make(chan error, 1)}
 	k.cmd.Env = append(os.Environ(), envDir+"="+dir)
 	log := &lockedBuffer{}
 	k.cmd.Stderr = log
@@ -157,6 +161,27 @@ func startKeeper(t *testing.T) *keptWorker {
 		return err == nil && k.port != ""
 	})
 	return k
+}
+
+// changeSlowly tells the keeper to change to a new program, and returns when it has begun to check that. The check goes on until
+// succeed is called.
+func (k *keptWorker) changeSlowly() (succeed func()) {
+	k.t.Helper()
+	fifo := filepath.Join(k.dir, "check")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		k.t.Fatal(err)
+	}
+	k.cmd.Process.Signal(syscall.SIGHUP)
+	checking, err := os.OpenFile(fifo, os.O_WRONLY, 0) // waits for somebody who reads
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	k.t.Cleanup(func() { checking.Close() })
+	return func() {
+		if err := errors.Join(os.Remove(fifo), checking.Close()); err != nil {
+			k.t.Fatal(err)
+		}
+	}
 }
 
 func (k *keptWorker) await(what string, ok func() bool) {
@@ -205,6 +230,34 @@ func TestTheListenerIsNeverAbsent(t *testing.T) {
 	}
 	if k.say("hello") == first {
 		t.Error("it is still the first worker")
+	}
+}
+
+// A new program takes its time to say whether it works. The worker is looked after meanwhile.
+func TestACheckHoldsUpNothing(t *testing.T) {
+	k := startKeeper(t)
+	succeed := k.changeSlowly()
+	before := k.say("hello")
+	k.say("die")
+	k.await("another worker is started during the check", func() bool { return k.say("hello") != before })
+	before = k.say("hello")
+	succeed()
+	k.await("the new program has a worker", func() bool { return k.say("hello") != before })
+}
+
+// A keeper that is told to end while it checks a program does so, and does not become that.
+func TestACheckDoesNotHoldTheEndUp(t *testing.T) {
+	k := startKeeper(t)
+	k.changeSlowly()
+	k.cmd.Process.Signal(syscall.SIGINT)
+	select {
+	case err := <-k.done:
+		k.done <- err
+		if err != nil {
+			t.Errorf("the keeper ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the keeper does not end")
 	}
 }
 
