@@ -65,6 +65,27 @@ func TestAMountFollowsLivingMasters(t *testing.T) {
 }
 
 // A restart needs no remount: the port is the same, and never refuses; what the agent said is remembered.
+// A slave is known to the fleet when it tells of a mount, so that it does so at once, however seldom it is to greet.
+func TestAMountIsToldAtOnce(t *testing.T) {
+	const seldom = 5 * time.Second
+	m, h := startMaster(t, "m1"), newHost(t)
+	m.say(hello.Answer{Every: seldom})
+	a := h.start()
+	route, err := a.client.Route(t.Context(), want(m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the agent knows how often to greet", func() bool { return m.hellos.Load() >= 2 })
+	for _, table := range [][]mounts.Mount{{mountAt(7, route, "/www", "/srv/www")}, nil} {
+		began := time.Now()
+		h.mount(table...)
+		await(t, "the master hears of it", func() bool { return len(m.lastHeard().Mounts) == len(table) })
+		if took := time.Since(began); took > seldom/2 {
+			t.Errorf("it hears of %d mounts after %s", len(table), took)
+		}
+	}
+}
+
 func TestTheNextAgentGoesOn(t *testing.T) {
 	m1, m2 := startMaster(t, "m1"), startMaster(t, "m2")
 	h := newHost(t)

@@ -176,8 +176,12 @@ func (r *route) mounted(ms []mounts.Mount) {
 	if len(r.mounts) > 0 {
 		r.used = time.Now()
 	}
+	changed := !mounts.Same(r.mounts, ms)
 	r.mounts = ms
 	r.prune()
+	if changed && r.prober != nil {
+		r.prober.Tell() // nobody knows of a slave before it tells of a mount
+	}
 	if len(ms) > 0 {
 		r.rouse()
 	}

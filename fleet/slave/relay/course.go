@@ -69,6 +69,7 @@ const (
 // What happens to a course.
 type (
 	tick     struct{}                   // time passes
+	news     struct{}                   // this slave has more to say of itself than when it last said HELLO
 	told     struct{ targets []Target } // DNS says
 	answered struct {                   // a greeting was answered
 		id     uint64
@@ -156,6 +157,7 @@ type course struct {
 	probeAt   time.Time // of the next
 	probedAt  time.Time // of the last
 	grace     time.Time // silence is not counted from before
+	news      bool      // is to be told the present master at once
 	strikes   int
 	struckAt  time.Time
 	race      *race
@@ -178,12 +180,14 @@ func newCourse() *course {
 	}
 }
 
-// step takes an event (tick, told, answered, failed, Loss or moved) into account, and returns what to do.
+// step takes an event (tick, news, told, answered, failed, Loss or moved) into account, and returns what to do.
 func (c *course) step(now time.Time, flow Flow, event any) []any {
 	c.now, c.out = now, nil
 	c.forgive()
 	c.flow = flow
 	switch e := event.(type) {
+	case news:
+		c.news = true
 	case told:
 		c.learn(e.targets)
 	case answered:

@@ -59,6 +59,7 @@ type Course struct {
 type Prober struct {
 	cfg    ProberConfig
 	events chan any
+	news   chan struct{}  // has room for one
 	vain   zerolog.Logger // for look-ups that fail, which are made again and again: it says so once a minute
 	stuck  zerolog.Logger // the same for moves
 
@@ -82,7 +83,7 @@ func NewProber(cfg ProberConfig) *Prober {
 	seldom := func() zerolog.Logger { return cfg.Logger.Sample(&zerolog.BurstSampler{Burst: 1, Period: warnEvery}) }
 	return &Prober{
 		vain: seldom(), stuck: seldom(),
-		cfg: cfg, events: make(chan any), course: newCourse(),
+		cfg: cfg, events: make(chan any), news: make(chan struct{}, 1), course: newCourse(),
 		asking: make(map[uint64]context.CancelFunc), idle: make(map[netip.AddrPort]Greeter),
 	}
 }
@@ -92,6 +93,14 @@ func (p *Prober) Course() Course {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
+}
+
+// Tell has the master hear at once what this slave says of itself, because that has changed. It returns at once.
+func (p *Prober) Tell() {
+	select {
+	case p.news <- struct{}{}:
+	default: // it is about to
+	}
 }
 
 // Run works until ctx ends. The relay is left as it is.
@@ -114,6 +123,8 @@ func (p *Prober) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case event = <-p.events:
+		case <-p.news:
+			event = news{}
 		case event = <-p.cfg.Relay.Losses():
 		case <-timer.C:
 			event = tick{}

@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// due says whether it is time to probe the present master: after a while, or because somebody waits for a reply.
+// due says whether it is time to probe the present master: after a while, because there is something to tell it, or because
+// somebody waits for a reply.
 func (c *course) due() bool {
-	if !c.now.Before(c.probeAt) {
+	if c.news || !c.now.Before(c.probeAt) {
 		return true
 	}
 	return !c.flow.Waiting.IsZero() && c.now.Sub(later(c.flow.Waiting, c.grace)) >= suspectAfter &&
@@ -24,7 +25,7 @@ func (c *course) watch() {
 	p := c.probe
 	if p == nil {
 		if c.due() {
-			c.probe, c.probedAt = &probe{began: c.now}, c.now
+			c.probe, c.probedAt, c.news = &probe{began: c.now}, c.now, false
 			c.greet(c.current, forProbe, false)
 		}
 		return
