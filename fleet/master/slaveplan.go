@@ -14,6 +14,9 @@ import (
 // forgetAfter is how long a slave is known that nobody has heard of.
 const forgetAfter = 7 * 24 * time.Hour
 
+// absentAfter is how old the record of a slave that lives never is: it is written every seenEvery, by the clocks of two masters.
+const absentAfter = 2 * seenEvery
+
 // maxSlaves is how many slaves there may be. Whoever reaches a master can greet it, under any name.
 const maxSlaves = 30000
 
@@ -31,7 +34,9 @@ type situation struct {
 	// steady says that etcd has answered for long enough: masters whose leases have run out are lost, not just about to
 	// come back. Until then nobody is moved who has a home.
 	steady bool
-	// complete says that whoever lives has had time to be reported: who was not for long is gone.
+	// settled says that whoever lives has had time to be reported: who was not heard of for absentAfter is absent.
+	settled bool
+	// complete says that it is settled, and time to forget who was absent for long.
 	complete bool
 }
 
@@ -150,7 +155,11 @@ func (d *draft) obey() {
 	d.changed[s.Name] = s
 }
 
-// spread gives everybody a home.
+// absent reports whether a slave is not there.
+func (d *draft) absent(s fleet.Slave) bool { return d.settled && d.now.Sub(s.SeenAt) > absentAfter }
+
+// spread gives everybody a home, and those who are absent one apart from those who are there: a slave that was switched off keeps
+// its home, but takes nobody's place.
 func (d *draft) spread() {
 	all := make([]spread.Slave, 0, len(d.slaves)+len(d.changed))
 	for name := range d.slaves {
@@ -166,30 +175,30 @@ func (d *draft) spread() {
 	}
 	hosts := forbearing(d.hosts, all)
 	if d.order.Rebalance {
-		d.even(all, hosts)
+		for _, group := range apart(all, func(name string) bool { return !d.order.present[name] }) {
+			for _, m := range spread.Rebalance(group, hosts) {
+				d.settle(m.Slave, m.To, m.Fallbacks)
+			}
+		}
 		return
 	}
-	for _, s := range spread.Place(all, hosts) {
-		d.settle(s.Name, s.Master, s.Fallbacks)
+	for _, group := range apart(all, func(name string) bool { s, _ := d.slave(name); return d.absent(s) }) {
+		for _, s := range spread.Place(group, hosts) {
+			d.settle(s.Name, s.Master, s.Fallbacks)
+		}
 	}
 }
 
-// even evens out those who are there, and apart from them those who are not: a slave that was switched off for good must not
-// take the place of one that reads.
-func (d *draft) even(all []spread.Slave, hosts []spread.Host) {
-	var groups [2][]spread.Slave
+// apart parts slaves into those who are there and those who are absent.
+func apart(all []spread.Slave, absent func(name string) bool) (groups [2][]spread.Slave) {
 	for _, s := range all {
-		group := 1
-		if d.order.present[s.Name] {
-			group = 0
+		group := 0
+		if absent(s.Name) {
+			group = 1
 		}
 		groups[group] = append(groups[group], s)
 	}
-	for _, group := range groups {
-		for _, m := range spread.Rebalance(group, hosts) {
-			d.settle(m.Slave, m.To, m.Fallbacks)
-		}
-	}
+	return groups
 }
 
 // settle gives a slave its home and fallbacks, unless it has a home and it is too early to say that it needs another.

@@ -19,7 +19,7 @@ const (
 	// spreadEvery is the time between two looks at the slaves when nothing happens, spreadRest the least time between two.
 	spreadEvery, spreadRest = time.Second, 20 * time.Millisecond
 	// settleTime is how long etcd must have answered, and this master must have been the coordinator, before a slave that nobody
-	// has heard of counts as gone. By then all that live were reported, and their records tell by this master's own clock when they
+	// has heard of counts as absent, and then as gone. By then all that live were reported, and their records tell by this master's own clock when they
 	// were last seen: one that is days ahead of the one before makes nobody's silence longer.
 	settleTime = seenEvery + 10*time.Minute
 	// sweepEvery is how often those are looked for.
@@ -159,7 +159,8 @@ func (s *spreader) situation(v fleet.View, g *guide) situation {
 	out := situation{now: time.Now(), slaves: v.Slaves, hosts: g.hosts}
 	up := out.now.Sub(s.etcdBack())
 	out.steady = up >= s.election.Lease().TTL
-	out.complete = s.complete(out.now, min(up, out.now.Sub(s.began)))
+	out.settled = min(up, out.now.Sub(s.began)) >= settleTime
+	out.complete = out.settled && s.sweeps(out.now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(s.reports)) {
@@ -168,9 +169,9 @@ func (s *spreader) situation(v fleet.View, g *guide) situation {
 	return out
 }
 
-// complete says whether it is time to forget slaves that nobody hears of, when reports were taken for so long.
-func (s *spreader) complete(now time.Time, reported time.Duration) bool {
-	if reported < settleTime || now.Sub(s.swept) < sweepEvery {
+// sweeps says whether it is time to look for slaves that nobody hears of.
+func (s *spreader) sweeps(now time.Time) bool {
+	if now.Sub(s.swept) < sweepEvery {
 		return false
 	}
 	s.swept = now
