@@ -22,7 +22,8 @@ type Slave struct {
 	Mode      SlaveMode  `json:"mode"`
 	Instance  string     `json:"instance,omitempty"` // of its agent's machine; two hosts of one name differ in it
 	Version   string     `json:"version,omitempty"`  // of its agent
-	// EnrolledAt is when the fleet first heard of it, SeenAt when it last wrote that down: every few hours at most.
+	// EnrolledAt is when the fleet first heard of it, SeenAt when it last wrote that down: every few hours, and
+	// when it is heard no more.
 	EnrolledAt time.Time `json:"enrolled_at"`
 	SeenAt     time.Time `json:"seen_at"`
 

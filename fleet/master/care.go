@@ -52,6 +52,7 @@ func (m *Master) runCare(ctx context.Context) error {
 		case <-rest.C:
 			m.uploads.endIdle()
 			m.noteMounted(time.Now())
+			m.slaves.sweep(time.Now())
 			if due {
 				due = m.collect(ctx) != nil
 			}

@@ -2,6 +2,7 @@ package master
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -60,6 +61,8 @@ type slaveReport struct {
 	Version  string          `json:"version,omitempty"`
 	Master   string          `json:"master"` // who has heard of it
 	At       time.Time       `json:"at"`
+	// Silent is for how long it has said nothing: that it was there until then is all that the report says. 0: it is there.
+	Silent time.Duration `json:"silent,omitempty"`
 }
 
 // report is the sighting as the coordinator wants it; ok is false when it cannot be of a slave.
@@ -71,10 +74,19 @@ func (s slaveSighting) report(master string) (r slaveReport, ok bool) {
 	return r, r.valid() == nil && r.Name != "localhost" && !strings.HasPrefix(r.Name, "localhost.")
 }
 
-func (r slaveReport) valid() error { return r.over(fleet.Slave{}).Validate() }
+func (r slaveReport) valid() error {
+	if r.Silent < 0 || r.Silent > forgetAfter {
+		return fmt.Errorf("slave %s: silent for %s", r.Name, r.Silent)
+	}
+	return r.over(fleet.Slave{}).Validate()
+}
 
 // over is the record of a slave after the report, its home apart.
 func (r slaveReport) over(s fleet.Slave) fleet.Slave {
+	if r.Silent > 0 && s.Name != "" {
+		s.SeenAt = later(s.SeenAt, r.At.UTC())
+		return s
+	}
 	s.Name, s.Address, s.Mode, s.Instance, s.Version = r.Name, r.Address, r.Mode, r.Instance, r.Version
 	s.SeenAt = r.At.UTC()
 	if s.EnrolledAt.IsZero() {
@@ -86,6 +98,9 @@ func (r slaveReport) over(s fleet.Slave) fleet.Slave {
 // news reports whether a report says something that the slave's record does not. A MNT of a slave that has an agent says
 // nothing: the agent mounts, too.
 func (r slaveReport) news(s fleet.Slave) bool {
+	if r.Silent > 0 {
+		return s.Name != "" && r.At.Sub(s.SeenAt) >= changeRest
+	}
 	if r.Mode == fleet.ModeMount && s.Mode != fleet.ModeMount && s.Name != "" && r.At.Sub(s.SeenAt) < agentGone {
 		return false
 	}
@@ -106,6 +121,7 @@ type slaveBook struct {
 	origins map[netip.Addr]int     // of heard: how many each origin has
 	agents  map[netip.Addr]int     // of heard: how many with an agent each address has
 	left    map[string]time.Time   // slaves of the fleet that are heard no more: when they last were
+	gone    []slaveSighting        // the last of slaves of the fleet that were put into left since sweep
 	swept   time.Time              // when room was last made
 	news    map[string]slaveReport // to be told; at most one of each that is heard
 }
@@ -202,6 +218,9 @@ func (b *slaveBook) seen(s slaveSighting) {
 		b.agents[r.Address]++
 	}
 	delete(b.left, r.Name)
+	if b.news[r.Name].Silent > 0 {
+		delete(b.news, r.Name)
+	}
 }
 
 // agentAtLocked reports whether an agent is heard of at an address. What is mounted there the agent tells of itself, by the
@@ -232,10 +251,28 @@ func (b *slaveBook) sweepLocked(now time.Time) {
 			b.leaveLocked(s)
 			if s.enrolled && len(b.left) < maxSlaves {
 				b.left[name] = s.At
+				b.gone = append(b.gone, s.slaveSighting)
 			}
 		}
 		return silent
 	})
+}
+
+// sweep forgets slaves that say nothing any more, and has the fleet told when they last did: by the slave's home, which hears of
+// it wherever it reads.
+func (b *slaveBook) sweep(now time.Time) {
+	b.mu.Lock()
+	b.sweepLocked(now)
+	gone := b.gone
+	b.gone = nil
+	b.mu.Unlock()
+	for _, s := range gone {
+		r, ok := s.report(b.master)
+		known, _ := b.record(r.Name)
+		if r.Silent = now.Sub(s.At); ok && known.Master == b.master && r.news(known) {
+			b.again([]slaveReport{r}, now)
+		}
+	}
 }
 
 // lastHeard is when each slave of the fleet was last heard of that does not read from this master now. The fleet's records
@@ -304,7 +341,7 @@ func (b *slaveBook) readsNow(s slaveSighting, now time.Time) bool {
 }
 
 // take returns up to n reports that are to be told.
-func (b *slaveBook) take(n int) []slaveReport {
+func (b *slaveBook) take(n int, now time.Time) []slaveReport {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []slaveReport
@@ -313,17 +350,24 @@ func (b *slaveBook) take(n int) []slaveReport {
 			signal(b.wake)
 			break
 		}
+		if r.Silent > 0 {
+			r.Silent = max(now.Sub(r.At), 1)
+		}
 		out = append(out, r)
 		delete(b.news, name)
 	}
 	return out
 }
 
-// again puts reports back that could not be told, unless there are newer ones or what they say is out of date.
+// again puts reports back that could not be told, unless there are newer ones or what they say is out of date: that a slave is
+// silent that was heard of since, say.
 func (b *slaveBook) again(reports []slaveReport, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range reports {
+		if _, back := b.heard[r.Name]; back && r.Silent > 0 {
+			continue
+		}
 		if _, newer := b.news[r.Name]; !newer && len(b.news) < maxHeard && now.Sub(r.At) < seenEvery {
 			b.news[r.Name] = r
 		}
@@ -373,7 +417,7 @@ func (b *slaveBook) run(ctx context.Context, tell func(context.Context, []slaveR
 		case <-b.wake:
 		}
 		pause := reportRest
-		if reports := b.take(reportBatch); len(reports) > 0 {
+		if reports := b.take(reportBatch, time.Now()); len(reports) > 0 {
 			bounded, cancel := context.WithTimeout(ctx, reportLimit)
 			if tell(bounded, reports) != nil {
 				b.again(reports, time.Now()) // they are heard of again, or etcd is away: there is nobody to tell

@@ -250,7 +250,7 @@ func TestNobodyIsEnrolledWithoutAMount(t *testing.T) {
 	failed.Mounts = nil
 	b.seen(failed)
 	b.seen(mountSighting("host19", "www", "/www", failed.From.Addr(), now))
-	if got := b.take(10); len(got) != 0 {
+	if got := b.take(10, now); len(got) != 0 {
 		t.Errorf("reported without a mount: %+v", got)
 	}
 	if got := b.readers(now); len(got) != 0 {
@@ -258,12 +258,12 @@ func TestNobodyIsEnrolledWithoutAMount(t *testing.T) {
 	}
 	b.seen(mountSighting("plain", "www", "/www", netip.MustParseAddr("10.77.0.9"), now))
 	b.seen(greeted("web19", now.Add(time.Second)))
-	if got := b.take(10); len(got) != 2 {
+	if got := b.take(10, now); len(got) != 2 {
 		t.Errorf("with a mount: %+v", got)
 	}
 	// the agent is long gone: the next to mount from there is a slave by its machine's name
 	b.seen(mountSighting("host19", "www", "/www", failed.From.Addr(), now.Add(heardFor+2*time.Second)))
-	if got := b.take(10); len(got) != 1 || got[0].Name != "host19" {
+	if got := b.take(10, now); len(got) != 1 || got[0].Name != "host19" {
 		t.Errorf("after the agent: %+v", got)
 	}
 }
@@ -300,6 +300,38 @@ func TestWhenASlaveWasLastHeardOf(t *testing.T) {
 	}
 }
 
+// The fleet is told when a slave was last there: once, by its home, and only if it is not back by then.
+func TestTheFleetIsToldThatASlaveIsSilent(t *testing.T) {
+	now := time.Now()
+	records := map[string]fleet.Slave{}
+	for name, home := range map[string]string{"here": "m1", "back": "m1", "moved": "m2", "late": "m1"} {
+		s := recordOf(t, greeted(name, now))
+		s.Master = home
+		records[name] = s
+	}
+	b := newSlaveBook("m1", "10.77.0.1", 2049, func(name string) (fleet.Slave, bool) { s, ok := records[name]; return s, ok })
+	last := now.Add(time.Hour)
+	for _, name := range []string{"here", "back", "moved", "late", "stranger"} {
+		b.seen(greeted(name, last))
+	}
+	b.take(10, last) // the stranger
+	later := last.Add(heardFor + time.Second)
+	b.seen(greeted("late", later))
+	b.sweep(later)
+	b.seen(greeted("back", later))
+	told := b.take(10, later.Add(time.Minute))
+	if len(told) == 1 {
+		b.again(told, later) // the coordinator was away
+		told = b.take(10, later.Add(time.Minute))
+	}
+	if len(told) != 1 || told[0].Name != "here" || told[0].Silent != later.Add(time.Minute).Sub(last) {
+		t.Errorf("told: %+v", told)
+	}
+	if b.sweep(later.Add(time.Hour)); len(b.take(10, later.Add(time.Hour))) != 2 {
+		t.Error("those who went later are not told, or others again")
+	}
+}
+
 // An agent that has one name mounted in both ways greets for each in turn. It is one slave, which does not change with every
 // greeting, and both mounts are its.
 func TestASlaveOfTwoModes(t *testing.T) {
@@ -314,7 +346,7 @@ func TestASlaveOfTwoModes(t *testing.T) {
 			s.Mode, s.Mounts = "direct", []hello.Mount{{Shard: "www", Dir: "/direct"}}
 		}
 		b.seen(s)
-		for _, r := range b.take(10) {
+		for _, r := range b.take(10, now) {
 			told[r.Mode]++
 			records[r.Name] = r.over(records[r.Name])
 		}

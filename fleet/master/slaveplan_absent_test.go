@@ -70,6 +70,43 @@ func TestAbsentSlavesTakeNobodysPlace(t *testing.T) {
 	}
 }
 
+// That a slave is silent is written into its record, and nothing else of it is.
+func TestASilentSlavesRecord(t *testing.T) {
+	c := newCrowd(t, 3, "m1", "m2")
+	was := c.slaves["s001"]
+	const there, silent = time.Hour, 10 * time.Minute
+	c.now = was.SeenAt.Add(there + silent)
+	for _, name := range []string{"s001", "stranger"} {
+		r := c.hear(name, 77)
+		r.At, r.Silent, r.Version = c.now.Add(-silent), silent, "older"
+	}
+	d := c.act()
+	now := c.slaves["s001"]
+	if len(d.put) != 1 || !now.SeenAt.Equal(was.SeenAt.Add(there)) || now.Address != was.Address || now.Version != was.Version || now.Master != was.Master {
+		t.Errorf("%+v, was %+v", now, was)
+	}
+	r := c.hear("s001", 1)
+	r.At, r.Silent = was.SeenAt.Add(time.Minute), silent // an old report
+	if d := c.act(); len(d.put) != 0 {
+		t.Errorf("%+v", d.put)
+	}
+}
+
+// By whose clock a slave was last there does not matter, only for how long it has been silent.
+func TestSilenceIsCountedByTheCoordinator(t *testing.T) {
+	s := &spreader{wake: make(chan struct{}, 1), reports: map[string]slaveReport{}}
+	r := slaveReport{Name: "web17", Mode: fleet.ModeRelay, Master: "m1", At: time.Unix(0, 0), Silent: time.Hour}
+	negative, endless := r, r
+	negative.Name, negative.Silent = "web18", -time.Second
+	endless.Name, endless.Silent = "web19", 2*forgetAfter
+	if err := s.report([]slaveReport{r, negative, endless}); err != nil {
+		t.Fatal(err)
+	}
+	if since := time.Since(s.reports["web17"].At); len(s.reports) != 1 || since < time.Hour || since > time.Hour+time.Minute {
+		t.Errorf("%+v", s.reports)
+	}
+}
+
 // Whatever is lost, joins and is reported: those who are there get the homes that they would have if the others did not exist,
 // and the others keep theirs, or get another.
 func TestWhoIsAbsentChangesNothing(t *testing.T) {

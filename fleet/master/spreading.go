@@ -220,7 +220,7 @@ func (s *spreader) report(reports []slaveReport) error {
 		if _, waits := s.reports[r.Name]; !waits && len(s.reports) >= maxReports {
 			return fmt.Errorf("%d slaves wait to be enrolled: %w", len(s.reports), errNoAnswer)
 		}
-		r.At = time.Now().UTC()
+		r.At = time.Now().UTC().Add(-r.Silent)
 		s.reports[r.Name] = r
 	}
 	signal(s.wake)
