@@ -214,6 +214,7 @@ func TestMountHelper(t *testing.T) {
 		}
 	}
 	s.sayWhatIsWrong(t)
+	s.callTheHelper(t, dns)
 
 	// A new version is seen by the next open, and in listings within the attribute cache's 5 seconds.
 	writeFile(t, filepath.Join(source, "sub/inner/file"), "changed")
@@ -279,6 +280,34 @@ func TestAutofs(t *testing.T) {
 		t.Errorf("a shard that is not there: %v", r)
 	}
 	eventually(t, restLimit, "autofs unmounts what nobody uses", func() bool { return len(s.Mounts()) == 0 })
+}
+
+// callTheHelper mounts in all the ways in which mount(8) calls its helpers, for people and for systemd.
+func (s *Slave) callTheHelper(t *testing.T, options []string) {
+	t.Helper()
+	spec, dir, o := slaveName+":/www", "/mnt/free", strings.Join(options, ",")
+	for _, args := range [][]string{
+		{spec, dir, "-t", "nfs-fleet", "-o", o}, // a mount unit
+		{spec, dir, "-t", "nfs-fleet", "-s", "-o", "nobodyknows," + o},
+		{"-v", "-n", "-r", "-t", "nfs-fleet", "-o", o, spec, dir},
+		{"-w", "-t", "nfs-fleet", "-o", o, spec, dir}, // as it is without a word: rw is what mount(8) always says
+	} {
+		if r := s.Run(append([]string{"mount"}, args...)...); r.Code != 0 {
+			t.Errorf("mount %q: %v", args, r)
+			continue
+		}
+		if options := s.Must("findmnt", "-nro", "OPTIONS", dir); !strings.HasPrefix(options, "ro,") {
+			t.Errorf("mount %q: %s", args, options)
+		}
+		s.Must("umount", dir)
+	}
+	s.Must("mount", "-f", "-v", "-t", "nfs-fleet", "-o", o, spec, dir)
+	if r := s.Run("findmnt", dir); r.Code == 0 {
+		t.Errorf("mount -f has mounted: %v", r)
+	}
+	if r := s.Run("mount.nfs-fleet", spec, dir, "-N", "/proc/1/ns/mnt", "-o", o); r.Code != 1 || !strings.Contains(r.Stderr, "nsenter") {
+		t.Errorf("another namespace: %v", r)
+	}
 }
 
 // sayWhatIsWrong makes mounts that cannot be.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -70,16 +69,9 @@ func (s *Systemd) mainPID(unit string) string {
 // The unit that is shipped works with a real systemd: "nfs-fleet mount" starts it, systemd holds the listeners while no agent
 // runs, and hands them to the next, after a crash and after a restart.
 func TestAgentUnit(t *testing.T) {
-	unit, err := os.ReadFile("../deploy/nfs-fleet-agent.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Only what an empty machine does not have is left out.
-	text := strings.NewReplacer("/usr/local/bin/nfs-fleet agent", product(t)+" agent", "[Unit]\n", "[Unit]\nDefaultDependencies=no\n",
-		"network-online.target", "", "nss-lookup.target", "").Replace(string(unit))
 	h := NewLAN(t).Host(t, "slave")
 	s := StartSystemd(t, h, map[string]string{
-		"nfs-fleet-agent.service": text, "empty.target": "[Unit]\nDefaultDependencies=no\n",
+		"nfs-fleet-agent.service": shippedUnit(t, "nfs-fleet-agent.service"), "empty.target": "[Unit]\nDefaultDependencies=no\n",
 	}, "empty.target")
 
 	// Nobody is at the master's address: what counts is that the agent was asked, and listens.

@@ -22,6 +22,10 @@ func TestParseHelper(t *testing.T) {
 		"SPEC DIR":                         {},
 		"SPEC DIR -o rw,_netdev":           {options: []string{"rw,_netdev"}},
 		"SPEC DIR -orw -sfnv":              {options: []string{"rw"}, sloppy: true, fake: true, verbose: true},
+		"SPEC DIR -s -f -n -v -o rw":       {options: []string{"rw"}, sloppy: true, fake: true, verbose: true},
+		"SPEC DIR -r -o ro,_netdev":        {options: []string{"ro,_netdev"}},
+		"SPEC DIR -w -t nfs-fleet -orw":    {options: []string{"rw"}},
+		"-t nfs-fleet -n -o rw SPEC DIR":   {options: []string{"rw"}},
 		"-v SPEC DIR -o a -o b":            {options: []string{"a", "b"}, verbose: true},
 		"SPEC DIR -t nfs-fleet.sub -o rw":  {options: []string{"rw"}},
 		"SPEC DIR -nrvo rw,x-systemd.auto": {options: []string{"rw,x-systemd.auto"}, verbose: true},
@@ -32,7 +36,7 @@ func TestParseHelper(t *testing.T) {
 			t.Errorf("%q: %+v, %v; want %+v", line, got, err, want)
 		}
 	}
-	for _, line := range []string{"", "SPEC", "SPEC DIR more", "SPEC DIR -o", "SPEC DIR -x", "SPEC DIR -N /proc/1/ns/mnt"} {
+	for _, line := range []string{"", "SPEC", "SPEC DIR more", "SPEC DIR -o", "SPEC DIR -x", "SPEC DIR -N /proc/1/ns/mnt", "SPEC DIR -N/proc/1/ns/mnt", "SPEC DIR -N", "SPEC DIR -t", "SPEC DIR --verbose"} {
 		if got, err := parseHelper(strings.Fields(line)); err == nil {
 			t.Errorf("%q: %+v", line, got)
 		}
