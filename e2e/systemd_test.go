@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"encoding/json"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -60,6 +62,16 @@ func (s *Systemd) Run(args ...string) Result {
 	return runOn(s.t, s.host, 30*time.Second, nil, append([]string{"nsenter", "-t", strconv.Itoa(s.pid), "-m", "-p", "-C"}, args...)...)
 }
 
+// must is Run for what has to succeed.
+func (s *Systemd) must(args ...string) string {
+	s.t.Helper()
+	r := s.Run(args...)
+	if r.Code != 0 {
+		s.t.Fatalf("%q: %v", args, r)
+	}
+	return r.Stdout
+}
+
 // mainPID returns the process id of a unit's main process, as systemd's machine sees it.
 func (s *Systemd) mainPID(unit string) string {
 	s.t.Helper()
@@ -111,5 +123,48 @@ func TestAgentUnit(t *testing.T) {
 	s.Run(mount...)
 	if now := listeners(); now != before {
 		t.Errorf("the port was\n%s and is\n%s", before, now)
+	}
+}
+
+// The master's unit that is shipped works with a real systemd and the sample of a config that is shipped: in all that it takes away
+// from the process a source of any owner is read and served; it comes back after a crash, with what it had, and stops in time.
+func TestMasterUnit(t *testing.T) {
+	config, err := os.ReadFile("../deploy/nfs-fleet.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := NewLAN(t).Host(t, "m1")
+	s := StartSystemd(t, h, map[string]string{
+		"nfs-fleet.service": shippedUnit(t, "nfs-fleet.service", "/usr/local/bin/", "/run/", "/etc/nfs-fleet.yaml", "/run/nfs-fleet.yaml"),
+		"nfs-fleet.yaml":    strings.ReplaceAll(string(config), "/srv/www", "/run/www"), "empty.target": "[Unit]\nDefaultDependencies=no\n",
+	}, "empty.target")
+	// The unit has a /tmp of its own, where the test's files are not.
+	s.must("sh", "-ec", `cp "$0" /run/nfs-fleet; mv /run/systemd/system/nfs-fleet.yaml /run; mkdir -m 700 /run/www
+		echo secret >/run/www/file; chmod 600 /run/www/file; chown -R 12345:12345 /run/www`, product(t))
+	serves := func(what string) {
+		t.Helper()
+		eventually(t, homeLimit, what, func() bool {
+			var st struct {
+				Shards  []struct{ Files int }
+				Masters []struct{ Serves map[string]int }
+			}
+			r := s.Run("/run/nfs-fleet", "status", "-o", "json")
+			return r.Code == 0 && json.Unmarshal([]byte(r.Stdout), &st) == nil && len(st.Shards) == 1 && st.Shards[0].Files == 1 &&
+				len(st.Masters) == 1 && st.Masters[0].Serves["www"] == 1
+		})
+	}
+	s.must("systemctl", "start", "nfs-fleet")
+	serves("the source is published")
+	first := s.mainPID("nfs-fleet")
+	s.must("kill", "-9", first)
+	eventually(t, restLimit, "it is started again", func() bool { pid := s.mainPID("nfs-fleet"); return pid != "0" && pid != first })
+	serves("what was published is served again")
+	began := time.Now()
+	s.must("systemctl", "stop", "nfs-fleet")
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v to stop", took)
+	}
+	if result := s.must("systemctl", "show", "-P", "Result", "nfs-fleet"); result != "success\n" {
+		t.Errorf("it ended with %s", result)
 	}
 }
