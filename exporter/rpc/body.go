@@ -50,33 +50,36 @@ var errNotGood = errors.New("part of a reply was lost from memory while it was s
 
 // lending is a body being written. It belongs to whoever has the Conn's wmu.
 type lending struct {
-	off   int  // how much of the body is written
-	none  bool // what the last step came to: nothing was lent,
-	good  bool // it was good,
-	wrote int  // so much of it was written,
+	ahead [2][]byte // what is to be written before the body's next bytes
+	off   int       // how much of the body is written
+	none  bool      // what the last step came to: nothing was lent,
+	good  bool      // it was good,
+	wrote int       // so much was written, with what was ahead,
 	err   syscall.Errno
 	fd    int
+
+	parts [3]unix.Iovec
+	msg   unix.Msghdr
 }
 
-// writeBody writes the batch, whose last reply has a body.
+// writeBody writes the batch, whose last reply has a body, but for the reply's end. That goes with what is written next, which
+// is to follow at once: so most replies take one write.
 func (c *Conn) writeBody(now time.Time) (int, error) {
 	b := c.call.body
 	defer c.call.body.drop()
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
+	l := &c.lending
+	l.off, l.ahead = 0, [2][]byte{c.unsent, c.out.b[:b.at]}
 	err := c.prepareWrite(now)
-	if err == nil {
-		err = c.writeAll(c.out.b[:b.at], unix.MSG_MORE)
-	}
-	c.lending.off = 0
-	for err == nil && c.lending.off < b.size {
+	for err == nil && l.off < b.size {
 		if err = c.raw.Write(c.onLend); err == nil {
 			err = c.afterLend(b)
 		}
 	}
-	if err == nil {
-		err = c.writeAll(c.out.b[b.at:], 0)
-	}
+	l.ahead = [2][]byte{}
+	c.unsent = append(c.unsent[:0], c.out.b[b.at:]...)
+	c.owing = true
 	n := len(c.out.b) + b.size
 	c.out.b = c.out.b[:0]
 	return n, c.tear(err)
@@ -91,12 +94,42 @@ func (c *Conn) lend(fd uintptr) bool {
 	return l.none || !good || l.wrote > 0 || l.err != unix.EAGAIN
 }
 
-// lent is given to Lend.
+// lent is given to Lend. It writes once what is ahead and then mem, which is a file's. Go's scheduler is not told, though a page
+// that has left memory since it was looked for would come from the disk meanwhile (docs/decisions/0018-lending.md).
 func (c *Conn) lent(mem []byte) {
 	l := &c.lending
-	if l.wrote, l.err = sendLent(l.fd, mem); l.err != 0 {
-		l.wrote = 0
+	n := 0
+	for _, p := range [...][]byte{l.ahead[0], l.ahead[1], mem} {
+		if len(p) > 0 {
+			l.parts[n].Base = unsafe.SliceData(p)
+			l.parts[n].SetLen(len(p))
+			n++
+		}
 	}
+	l.msg.Iov = &l.parts[0]
+	l.msg.SetIovlen(n)
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msg)),
+			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL|unix.MSG_MORE)
+		switch errno {
+		case unix.EINTR:
+			continue
+		case 0:
+			l.wrote = int(n)
+		default:
+			l.err = errno
+		}
+		return
+	}
+}
+
+// took takes n written bytes off what is ahead, and returns how many were the body's.
+func (l *lending) took(n int) int {
+	for i := range l.ahead {
+		k := min(n, len(l.ahead[i]))
+		l.ahead[i], n = l.ahead[i][k:], n-k
+	}
+	return n
 }
 
 // afterLend goes on after a write: what could not be lent is read.
@@ -112,10 +145,15 @@ func (c *Conn) afterLend(b body) error {
 		if l.off == 0 {
 			c.srv.stats.lent.Add(1)
 		}
-		l.off += l.wrote
+		l.off += l.took(l.wrote)
 		return nil
 	case !l.none && l.err != unix.EAGAIN && l.err != unix.EFAULT: // EFAULT: the disk cannot be read; Read finds out
 		return l.err
+	}
+	for _, p := range l.ahead {
+		if err := c.writeAll(p, unix.MSG_MORE); err != nil {
+			return err
+		}
 	}
 	rest := getBuffer(b.size - l.off)
 	defer putBuffer(rest)
@@ -159,18 +197,6 @@ func (c *Conn) send(fd uintptr) bool {
 		c.sending = c.sending[n:]
 	}
 	return true
-}
-
-// sendLent is sendOnce for memory that is a file's: a page that has left it comes from the disk, and Go's scheduler must go on
-// meanwhile.
-func sendLent(fd int, p []byte) (int, syscall.Errno) {
-	for {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
-			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-		if errno != unix.EINTR {
-			return int(n), errno
-		}
-	}
 }
 
 // sendOnce writes once, without waiting. Go's scheduler is not told: that would cost as much as answering a call.

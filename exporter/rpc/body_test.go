@@ -138,8 +138,9 @@ func TestBodiesThatAreNotGood(t *testing.T) {
 	l, dial := lendingServer(t)
 	for _, kind := range []int{lendsBad, lendsLost} {
 		p := dial()
-		p.send(wanted(1, 300_000, lendsAll), wanted(2, 300_000, kind), wanted(3, 300_000, lendsAll))
+		p.send(wanted(1, 300_000, lendsAll))
 		p.accepted(p.recv(), 1, acceptSuccess)
+		p.send(wanted(2, 300_000, kind), wanted(3, 300_000, lendsAll))
 		if b, err := receive(p); err == nil {
 			t.Errorf("kind %d: a reply of %d bytes", kind, len(b))
 		}

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Conn is one connection, or, over UDP, where one packet came from.
@@ -36,6 +38,7 @@ type Conn struct {
 	stuck       error     // what the loop could not go on for
 	held        []byte    // a record, within in, whose call is to be postponed
 	looped      bool      // nothing may wait: the loop is at it
+	owing       bool      // unsent may hold the end of a reply
 	bulk        bool      // the last batch was large: the loop is not for it
 	readBy      time.Time // the deadline that is set
 	recordBegan time.Time // when the record under way began to come; zero: none is
@@ -252,31 +255,48 @@ func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err err
 
 // flush writes the batch.
 func (c *Conn) flush(now time.Time) (int, error) {
-	if c.out == nil || len(c.out.b) == 0 {
-		return 0, nil
-	}
 	if c.call.body.from != nil {
 		return c.writeBody(now)
 	}
-	n := len(c.out.b)
+	n := 0
+	if c.out != nil {
+		n = len(c.out.b)
+	}
+	if n == 0 && !c.owing {
+		return 0, nil
+	}
+	c.owing = false
+	if n == 0 {
+		return 0, c.write(nil, now)
+	}
 	err := c.write(c.out.b, now)
 	c.out.b = c.out.b[:0]
 	return n, err
 }
 
-// write sends b whole, within the time allowed, or closes the connection: what came after half a reply would be taken for
-// the rest of it.
+// write sends what is unsent and then b, whole, within the time allowed, or closes the connection: what came after half a
+// reply would be taken for the rest of it.
 func (c *Conn) write(b []byte, now time.Time) error {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	err := c.prepareWrite(now)
+	if err == nil && len(c.unsent) > 0 {
+		more := 0
+		if len(b) > 0 {
+			more = unix.MSG_MORE
+		}
+		err = c.writeAll(c.unsent, more)
+		if c.unsent = c.unsent[:0]; cap(c.unsent) > Headroom {
+			c.unsent = nil
+		}
+	}
 	if err == nil && len(b) > 0 {
 		err = c.writeAll(b, 0)
 	}
 	return c.tear(err)
 }
 
-// prepareWrite sets the deadline, and writes what is to be written before anything else.
+// prepareWrite sets the deadline. The caller has wmu.
 func (c *Conn) prepareWrite(now time.Time) error {
 	if c.torn != nil {
 		return c.torn
@@ -288,12 +308,7 @@ func (c *Conn) prepareWrite(now time.Time) error {
 			return err
 		}
 	}
-	if len(c.unsent) == 0 {
-		return nil
-	}
-	err := c.writeAll(c.unsent, 0)
-	c.unsent = nil
-	return err
+	return nil
 }
 
 // tear closes the connection when err says that a write has ended early.

@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nearBuffer is how many bytes may be on their way to a peer on this machine. What is more falls out of the processor's cache
-// before the peer takes it. The way to others is long, and the kernel finds out how long: they are left to it.
-const nearBuffer = 128 << 10
+// nearBuffer is how many bytes may be on their way to a peer on this machine. What is much more falls out of the processor's
+// cache before the peer takes it; with less, replies wait for the peer. The way to others is long, and the kernel finds out how
+// long: they are left to it.
+const nearBuffer = 512 << 10
 
 // unpaced is a way to control congestion that every kernel has, and that sends at once.
 const unpaced = "reno"

@@ -20,7 +20,7 @@ const (
 
 // bulkAt is how many bytes of replies to one batch are so much work that other connections' calls must not wait for it: such
 // connections are left to goroutines of their own, which run side by side.
-const bulkAt = 16 << 10
+const bulkAt = 64 << 10
 
 // errRest says that the peer has nothing more to say at present.
 var errRest = errors.New("nothing to read")
