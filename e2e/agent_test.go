@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,6 +186,47 @@ func TestAgent(t *testing.T) {
 	stream.Stop()
 	s.Must(bin, "umount", "/mnt/www")
 	eventually(t, restLimit, "the agent ends with the last mount", func() bool { k, w := s.agentProcesses(); return k == 0 && w == 0 })
+}
+
+// A worker whose keeper was killed is told to stop while it tries the program that it is to become, which takes its time: it stops.
+func TestAnOrphanStops(t *testing.T) {
+	dir := t.TempDir()
+	program, fifo := filepath.Join(dir, "nfs-fleet"), filepath.Join(dir, "fifo")
+	runOn(t, nil, time.Minute, nil, "cp", product(t), program)
+	keeper := start(t, "agent", nil, &procLog{}, []string{program, "agent", "--run-dir", dir, "--state-dir", dir, "--insecure"}, nil)
+	t.Cleanup(func() {
+		for _, pid := range processesOf(t, dir) {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	var worker int
+	eventually(t, homeLimit, "the agent listens", func() bool {
+		kept := processesOf(t, "--kept")
+		mine := slices.DeleteFunc(processesOf(t, dir), func(pid int) bool { return !slices.Contains(kept, pid) })
+		if len(mine) == 1 {
+			worker = mine[0]
+		}
+		return len(mine) == 1 && runOn(t, nil, time.Minute, nil, product(t), "mounts", "--run-dir", dir).Code == 0
+	})
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, program+".new", "#!/bin/sh\nread word <"+fifo+"\n")
+	if err := errors.Join(os.Chmod(program+".new", 0o700), os.Rename(program+".new", program)); err != nil {
+		t.Fatal(err)
+	}
+	keeper.kill(t)
+	var trying *os.File
+	eventually(t, homeLimit, "the program is tried", func() bool {
+		var err error
+		trying, err = os.OpenFile(fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		return err == nil
+	})
+	defer trying.Close()
+	if err := syscall.Kill(worker, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, homeLimit, "the agent has ended", func() bool { return len(processesOf(t, dir)) == 0 })
 }
 
 // fstab and mount(8) know the type nfs-fleet; what is wrong is said in plain words; both ways of reattaching read on past

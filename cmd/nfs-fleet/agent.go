@@ -115,6 +115,7 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 	if life != nil {
 		go func() { defer life.Close(); orphaned <- keeper.Orphaned(ctx, life) }()
 	}
+	heirs := make(chan heir, 1)
 	stopping := false
 	for {
 		select {
@@ -123,12 +124,15 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 		case <-unused:
 			cancel()
 		case err := <-orphaned:
-			if err != nil || stopping {
+			if err == nil && !stopping {
+				orphan(s)
+				go func() { heirs <- tryHeir(ctx, s) }() // there is room
+			}
+		case h := <-heirs:
+			if stopping {
 				continue
 			}
-			orphan(s)
-			k, err := a.heir(ctx, s, agent, lock)
-			if err != nil {
+			if err := h.take(agent, lock); err != nil {
 				s.Logger.Error().Err(err).Msg("the keeper was killed, and there is no other: nobody starts this agent again")
 				continue
 			}
@@ -136,7 +140,7 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 			if err := <-done; err != nil {
 				s.Logger.Warn().Err(err).Msg("ending to become the keeper")
 			}
-			return k.Become()
+			return h.keeper.Become()
 		case sig := <-signals:
 			switch {
 			case sig == syscall.SIGHUP: // there is nothing to read again
@@ -169,19 +173,30 @@ func orphan(s agentSettings) {
 	s.Logger.Warn().Msg("the keeper was killed: becoming the next one")
 }
 
-// heir returns the keeper that this worker is to become, because its own is gone: it holds what the next worker needs.
-func (a *app) heir(ctx context.Context, s agentSettings, agent *slave.Agent, lock *os.File) (*keeper.Keeper, error) {
+// heir is the keeper that a worker is to become, because its own is gone, or why it cannot.
+type heir struct {
+	keeper *keeper.Keeper
+	err    error
+}
+
+// tryHeir returns a keeper whose program works, which may take a while to find out.
+func tryHeir(ctx context.Context, s agentSettings) heir {
 	k, err := newKeeper(s, s.Logger, io.Discard, nil)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = k.Check(ctx)
 	}
-	if err := k.Check(ctx); err != nil {
-		return nil, err
+	return heir{k, err}
+}
+
+// take has the heir hold what the next worker needs.
+func (h heir) take(agent *slave.Agent, lock *os.File) error {
+	if h.err != nil {
+		return h.err
 	}
-	if err := k.Hold(lockFile, lock); err != nil {
-		return nil, err
+	if err := h.keeper.Hold(lockFile, lock); err != nil {
+		return err
 	}
-	return k, agent.Listeners(func(name string, ln syscall.Conn) error { return k.Hold(name, ln) })
+	return agent.Listeners(func(name string, ln syscall.Conn) error { return h.keeper.Hold(name, ln) })
 }
 
 // sort finds among what was handed on the lock, which makes sure that one agent runs, and is taken if it is not there; and the
