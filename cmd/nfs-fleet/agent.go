@@ -95,9 +95,7 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 	var inherited []fdstore.File
 	s.Store, inherited = fdstore.Inherit()
 	if s.kept {
-		// What it writes to may be its keeper's, and it outlives that. The signal is not ignored: programs that it runs, or becomes,
-		// would go on ignoring it.
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+		outliveOutput()
 	}
 	s.Logger = limited(a.logger(s.log))
 	lock, life, files, err := sort(s.RunDir, inherited)
@@ -137,10 +135,7 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 				continue
 			}
 			cancel()
-			if err := <-done; err != nil {
-				s.Logger.Warn().Err(err).Msg("ending to become the keeper")
-			}
-			return h.keeper.Become()
+			return h.become(s.Logger, <-done)
 		case sig := <-signals:
 			switch {
 			case sig == syscall.SIGHUP: // there is nothing to read again
@@ -155,6 +150,10 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 		}
 	}
 }
+
+// outliveOutput keeps a worker from ending with its keeper, whose output it may share. The signal is not ignored: programs that it
+// runs, or becomes, would go on ignoring it.
+func outliveOutput() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // orphan has a worker say what it says to the log file itself: its keeper is gone, and what it wrote to ends nowhere.
 func orphan(s agentSettings) {
@@ -186,6 +185,14 @@ func tryHeir(ctx context.Context, s agentSettings) heir {
 		err = k.Check(ctx)
 	}
 	return heir{k, err}
+}
+
+// become ends this process, whose agent has ended, in favour of the keeper.
+func (h heir) become(log zerolog.Logger, ended error) error {
+	if ended != nil {
+		log.Warn().Err(ended).Msg("ending to become the keeper")
+	}
+	return h.keeper.Become()
 }
 
 // take has the heir hold what the next worker needs.
