@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -44,13 +45,7 @@ func (d Dialer) Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, erro
 	if d.Insecure {
 		return dialTCP(ctx, nd, to)
 	}
-	const span = highPort - lowPort + 1
-	first := rand.IntN(span)
-	for i := range span {
-		port := lowPort + (first+i)%span
-		if slices.Contains(spared, port) {
-			continue
-		}
+	for port := range LowPorts() {
 		nd.LocalAddr = &net.TCPAddr{Port: port}
 		conn, err := dialTCP(ctx, nd, to)
 		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
@@ -58,6 +53,20 @@ func (d Dialer) Dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, erro
 		}
 	}
 	return nil, fmt.Errorf("connect to %s: all local ports from %d to %d are taken", to, lowPort, highPort)
+}
+
+// LowPorts are the local ports that Dial takes, all of them once, beginning with any.
+func LowPorts() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		const span = highPort - lowPort + 1
+		first := rand.IntN(span)
+		for i := range span {
+			port := lowPort + (first+i)%span
+			if !slices.Contains(spared, port) && !yield(port) {
+				return
+			}
+		}
+	}
 }
 
 func dialTCP(ctx context.Context, nd net.Dialer, to netip.AddrPort) (*net.TCPConn, error) {
