@@ -11,13 +11,20 @@ import (
 )
 
 // aims are the writes of addresses under way: the kernel takes one when it is not connecting, and cannot be asked to
-// forget it. There is one at most a transport, with its repetitions.
+// forget it. There is one at most a transport, with its repetitions; those of earlier ones may still be asleep in the kernel.
 type aims struct {
 	wg sync.WaitGroup
 
 	mu    sync.Mutex // guards what follows
-	under map[string]int
+	to    netip.Addr // what is written from now on
+	under map[string]*writes
 	ended []aimed
+}
+
+// writes are those of a transport that have not returned.
+type writes struct {
+	repeated bool // none of the latest has returned
+	n        int
 }
 
 // aimed is the end of a write.
@@ -28,62 +35,96 @@ type aimed struct {
 }
 
 // Linux takes the address under the transport's lock, and nobody wakes who waits for that but the end of an attempt to connect: a
-// write that meets a call just being sent would wait until the connection is lost. The next one most likely meets none.
+// write that meets a call just being sent would wait until the connection is lost. The next one most likely meets none. When none of
+// the first has returned, some more are tried while the transport is connected: over a detour, for example.
 const (
-	aimAgain = 5 * time.Millisecond
-	aimsMost = 8
+	aimAgain   = 5 * time.Millisecond
+	aimsFirst  = 8
+	aimLater   = 50 * time.Millisecond
+	aimsMost   = 16
+	aimsAsleep = 64
 )
 
-// begin writes an address, and reports whether it could begin.
-func (a *aims) begin(sys System, id string, to netip.Addr) bool {
+// turn has all writes from now on be of an address, also those that repeat one that is under way.
+func (a *aims) turn(to netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.under[id] > 0 {
+	a.to = to
+}
+
+// begin writes the address, and reports whether it could begin.
+func (a *aims) begin(sys System, id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.under == nil {
+		a.under = make(map[string]*writes)
+	}
+	w := a.under[id]
+	if w == nil {
+		w = &writes{}
+		a.under[id] = w
+	}
+	if w.repeated || w.n > aimsAsleep-aimsMost {
 		return false
 	}
-	if a.under == nil {
-		a.under = make(map[string]int)
-	}
-	a.under[id]++ // for the goroutine that repeats it
-	done := make(chan error, aimsMost)
-	write := func() {
-		a.under[id]++
-		a.wg.Go(func() {
-			done <- sys.Aim(id, to)
-			a.leave(id)
-		})
-	}
-	write()
-	a.wg.Go(func() {
-		defer a.leave(id)
-		again := time.NewTicker(aimAgain)
-		defer again.Stop()
-		for n := 1; ; n++ {
-			select {
-			case err := <-done:
-				a.mu.Lock()
-				defer a.mu.Unlock()
-				a.ended = append(a.ended, aimed{id, to, err})
-				return
-			case <-again.C:
-				if n < aimsMost {
-					a.mu.Lock()
-					write()
-					a.mu.Unlock()
-				}
-			}
-		}
-	})
+	w.repeated = true
+	done := make(chan aimed, aimsMost)
+	a.write(sys, id, done)
+	a.wg.Go(func() { a.repeat(sys, id, done) })
 	return true
 }
 
-// leave counts a write, or the goroutine that repeats it, out.
-func (a *aims) leave(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.under[id]--; a.under[id] <= 0 {
+// write writes the address once. a.mu is held.
+func (a *aims) write(sys System, id string, done chan<- aimed) {
+	w, to := a.under[id], a.to
+	w.n++
+	a.wg.Go(func() {
+		done <- aimed{id, to, sys.Aim(id, to)}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		w.n--
+		a.tidy(id)
+	})
+}
+
+// tidy forgets a transport that nothing is under way of. a.mu is held.
+func (a *aims) tidy(id string) {
+	if w := a.under[id]; w != nil && w.n == 0 && !w.repeated {
 		delete(a.under, id)
 	}
+}
+
+// repeat writes the address again and again until one of the writes has returned.
+func (a *aims) repeat(sys System, id string, done chan aimed) {
+	again := time.NewTicker(aimAgain)
+	defer again.Stop()
+	for n := 1; ; {
+		select {
+		case end := <-done:
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.ended = append(a.ended, end)
+			a.under[id].repeated = false
+			a.tidy(id)
+			return
+		case <-again.C:
+			if n < aimsFirst || n < aimsMost && connected(sys, id) {
+				a.mu.Lock()
+				a.write(sys, id, done)
+				a.mu.Unlock()
+				n++
+			}
+			if n == aimsFirst {
+				again.Reset(aimLater)
+			}
+		}
+	}
+}
+
+// connected says whether a transport is.
+func connected(sys System, id string) bool {
+	t, err := sys.Transport(id)
+	return err == nil && t.Connected
 }
 
 // collect returns the writes that have ended since it was last called.
@@ -105,15 +146,21 @@ func (a *aims) wait() {
 	}
 }
 
+// underway is what outlasts the change that began it. It is Run's.
+type underway struct {
+	aims    aims
+	detours detours
+}
+
 // change makes the present target the kernel's, until that is done, changeTime is over, or there is another.
-func (d *Direct) change(ctx context.Context, aims *aims) {
+func (d *Direct) change(ctx context.Context, under *underway) {
 	d.mu.Lock()
 	to, turn, urgent := d.target, d.turn, d.urgent && (d.busy || d.result != nil)
 	d.mu.Unlock()
 	if !to.IsValid() {
 		return
 	}
-	err := d.perform(ctx, aims, to, turn, urgent)
+	err := d.perform(ctx, under, to, turn, urgent)
 	if errors.Is(err, errOther) {
 		return
 	}
@@ -137,12 +184,14 @@ func (d *Direct) change(ctx context.Context, aims *aims) {
 var errOther = errors.New("overtaken")
 
 // perform does what a change wants.
-func (d *Direct) perform(ctx context.Context, aims *aims, to netip.AddrPort, turn uint64, urgent bool) error {
+func (d *Direct) perform(ctx context.Context, under *underway, to netip.AddrPort, turn uint64, urgent bool) error {
 	if to.Port() != d.cfg.Port {
 		return errPort(d.cfg.Port)
 	}
 	breaker, breakErr := d.cfg.Kernel.choose()
 	c := newChange(to, urgent, breaker != nil && breaker.First(), time.Now())
+	aims, detours := &under.aims, &under.detours
+	aims.turn(to.Addr())
 	cuts := cuts{breaker: breaker, caught: make(releases), broken: make(releases)}
 	defer func() {
 		if err := cuts.release(); err != nil {
@@ -158,7 +207,11 @@ func (d *Direct) perform(ctx context.Context, aims *aims, to netip.AddrPort, tur
 		if err != nil {
 			return err
 		}
+		c.detours = detours.list()
 		do := c.look(time.Now(), ours, sockets)
+		if err := detours.keep(do.detours); err != nil {
+			d.cfg.Logger.Warn().Err(err).Msg("cannot lead the kernel to a master before it knows the address, or no more")
+		}
 		switch {
 		case do.done:
 			return nil
@@ -170,7 +223,7 @@ func (d *Direct) perform(ctx context.Context, aims *aims, to netip.AddrPort, tur
 			switch {
 			case err != nil: // without what catches its end, an address written now could leave a connection that nothing can break later
 				return notBegun
-			case !aims.begin(d.cfg.Kernel.sys, id, to.Addr()):
+			case !aims.begin(d.cfg.Kernel.sys, id):
 				return notYet
 			}
 			return begunNow
@@ -224,9 +277,9 @@ func (d *Direct) rest(ctx context.Context, turn uint64) error {
 
 // logDeeds says what was done.
 func (d *Direct) logDeeds(c *change, do deeds) {
-	if len(do.catch)+len(do.aim)+len(do.cut) > 0 {
+	if len(do.catch)+len(do.aim)+len(do.cut) > 0 || len(do.detours) != len(c.detours) {
 		d.cfg.Logger.Debug().Stringer("to", c.to).Int("caught", len(do.catch)).Strs("aimed", do.aim).Int("cut", len(do.cut)).
-			Dur("after", time.Since(c.began)).Msg("the kernel is sent to a master")
+			Int("detours", len(do.detours)).Dur("after", time.Since(c.began)).Msg("the kernel is sent to a master")
 	}
 }
 

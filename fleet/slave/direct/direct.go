@@ -203,8 +203,13 @@ const (
 // Run performs changes until ctx ends. The kernel's transports are left where they are.
 func (d *Direct) Run(ctx context.Context) error {
 	defer d.cfg.Kernel.disown(d)
-	var aims aims
-	defer aims.wait()
+	under := underway{detours: detours{kernel: d.cfg.Kernel}}
+	defer func() {
+		under.aims.wait()
+		if err := under.detours.keep(nil); err != nil {
+			d.cfg.Logger.Error().Err(err).Msg("cannot undo what led the kernel to another master")
+		}
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -214,7 +219,7 @@ func (d *Direct) Run(ctx context.Context) error {
 		case <-d.wake:
 		case <-timer.C:
 		}
-		d.change(ctx, &aims)
+		d.change(ctx, &under)
 		timer.Reset(settleTime)
 	}
 }

@@ -16,7 +16,9 @@
 //     rules are removed when the new connection is there, after 5 seconds at the latest, and by the next start when the
 //     process died in between.
 //   - A master whose process dies resets its connections. The kernel comes back at once, is refused, and sleeps for three
-//     seconds, which nothing can end; the address is written meanwhile.
+//     seconds, which nothing can end; the address is written meanwhile. Now and then it holds the address back, and asks the
+//     dead master again after those seconds: that attempt is led to the next master by a [Detour], from which the kernel is
+//     sent to that master's own address.
 //
 // Nothing below a mount is ever touched: what the kernel waits for is read from sysfs, and when it last heard from a master
 // from the kernel's own socket (inet_diag).

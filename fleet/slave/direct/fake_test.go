@@ -13,7 +13,9 @@ import (
 )
 
 // world is a System that behaves as Linux does, as far as it was seen to: reconnects at once after a reset, sleeps for
-// three seconds after a refusal, and never recovers from a silent master by itself. Times are synctest's.
+// three seconds after a refusal, and never recovers from a silent master by itself. When it is eager, another call wants a connection
+// when one is refused: then the next attempt is put off instead, for three seconds the first time and six the second, and no address is
+// taken before. Times are synctest's.
 type world struct {
 	mu         sync.Mutex // guards what follows
 	changed    *sync.Cond // at every change of a lock
@@ -21,6 +23,10 @@ type world struct {
 	transports map[string]*transport
 	mounts     []Mount
 	breakers   []Breaker
+	cuts       int // how often the destroyer was at work
+	detourers  []Detourer
+	detours    map[Detour]bool
+	eager      bool
 	fenced     map[netip.Addr]int
 	caught     map[netip.Addr]int
 	cookie     uint64
@@ -41,8 +47,12 @@ const (
 type transport struct {
 	Transport
 	socket  *Socket
-	locked  bool // the kernel is connecting it
-	clogged bool // calls were not sent any more: an end would be sent after them
+	dest    netip.AddrPort // where its packets arrive, whatever its address
+	locked  bool           // the kernel is connecting it
+	putOff  time.Duration  // the last time
+	ends    int            // of attempts to connect: who waits for the lock wakes then
+	passed  int            // the end at which the lock was passed on to a call instead
+	clogged bool           // calls were not sent any more: an end would be sent after them
 	heardAt time.Time
 }
 
@@ -56,12 +66,13 @@ func (t *transport) shown() Transport {
 }
 
 func newWorld(masters ...netip.AddrPort) *world {
-	w := &world{masters: make(map[netip.AddrPort]fate), transports: make(map[string]*transport), fenced: make(map[netip.Addr]int), caught: make(map[netip.Addr]int)}
+	w := &world{masters: make(map[netip.AddrPort]fate), transports: make(map[string]*transport), fenced: make(map[netip.Addr]int), caught: make(map[netip.Addr]int), detours: make(map[Detour]bool)}
 	w.changed = sync.NewCond(&w.mu)
 	for _, m := range masters {
 		w.masters[m] = alive
 	}
 	w.breakers = []Breaker{&fakeDestroyer{w}}
+	w.detourers = []Detourer{&fakeDetourer{w: w}}
 	return w
 }
 
@@ -81,18 +92,38 @@ func (w *world) mount(dir, id string, to netip.AddrPort, conns int) {
 // connect is what the kernel does when a transport is not connected. w.mu is held.
 func (w *world) connect(t *transport) {
 	to := t.Addr
+	t.dest = to
+	for d := range w.detours {
+		if d.Local == t.LocalPort && d.From == to {
+			t.dest = d.To
+		}
+	}
 	w.cookie++
+	t.ends++
 	t.Connected, t.locked = false, false
 	switch {
-	case w.fenced[to.Addr()] > 0 || w.masters[to] == dead:
+	case w.fenced[t.dest.Addr()] > 0 || w.masters[t.dest] == dead:
 		t.socket = nil
-		w.later(3*time.Second, func() { w.connect(t) })
-	case w.masters[to] == silent:
+		wait := 3 * time.Second
+		if w.eager && t.putOff < 6*time.Second {
+			if t.putOff > 0 {
+				wait = 6 * time.Second
+			}
+			t.putOff, t.locked = wait, true
+		}
+		putOff := t.locked
+		w.later(wait, func() {
+			if putOff { // its lock is passed on to a call that waits for it
+				t.passed = t.ends + 1
+			}
+			w.connect(t)
+		})
+	case w.masters[t.dest] == silent:
 		t.locked = true
 		t.socket = &Socket{Local: w.local(t), Remote: to, State: SynSent, Cookie: w.cookie}
 	default:
 		t.socket = &Socket{Local: w.local(t), Remote: to, State: Established, Cookie: w.cookie, Received: 1}
-		t.Connected, t.heardAt = true, time.Now()
+		t.Connected, t.heardAt, t.putOff = true, time.Now(), 0
 	}
 	w.changed.Broadcast()
 }
@@ -116,7 +147,7 @@ func (w *world) set(m netip.AddrPort, f fate) {
 	defer w.mu.Unlock()
 	w.masters[m] = f
 	for _, t := range w.transports {
-		if t.Addr == m && (f == dead || f == alive && t.locked) {
+		if t.dest == m && (f == dead && t.socket != nil || f == alive && t.locked) {
 			w.connect(t)
 		}
 	}
@@ -145,7 +176,7 @@ func (w *world) readable() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, t := range w.transports {
-		if !t.Connected || t.socket == nil || w.masters[t.socket.Remote] != alive {
+		if !t.Connected || t.socket == nil || w.masters[t.dest] != alive {
 			return false
 		}
 	}
@@ -185,7 +216,7 @@ func (w *world) Aim(id string, to netip.Addr) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t := w.transports[id]
-	for t.locked {
+	for slept := false; t.locked || slept && t.ends <= t.passed; slept = true {
 		w.changed.Wait()
 	}
 	w.aims = append(w.aims, id+" "+to.String())
@@ -194,7 +225,7 @@ func (w *world) Aim(id string, to netip.Addr) error {
 	s := t.socket
 	switch {
 	case s == nil: // it sleeps
-	case w.masters[s.Remote] == silent && (t.clogged || w.caught[s.Remote.Addr()]+w.fenced[s.Remote.Addr()] == 0):
+	case w.masters[t.dest] == silent && (t.clogged || w.caught[s.Remote.Addr()]+w.fenced[s.Remote.Addr()] == 0):
 		s.State = 4 // FIN_WAIT1, for ever
 	default:
 		w.connect(t)
@@ -217,7 +248,7 @@ func (w *world) Sockets(port uint16) ([]Socket, error) {
 // seen is a transport's socket as it is now. w.mu is held.
 func (w *world) seen(t *transport) Socket {
 	s := *t.socket
-	if t.Waiting == 0 || w.masters[s.Remote] == alive {
+	if t.Waiting == 0 || w.masters[t.dest] == alive {
 		t.heardAt = time.Now()
 	}
 	s.Silent = time.Since(t.heardAt)
@@ -237,6 +268,8 @@ func (w *world) Socket(s Socket) (Socket, error) {
 
 func (w *world) Breakers() []Breaker { return w.breakers }
 
+func (w *world) Detourers() []Detourer { return w.detourers }
+
 // fakeDestroyer ends a connection as SOCK_DESTROY does.
 type fakeDestroyer struct{ w *world }
 
@@ -250,6 +283,7 @@ func (*fakeDestroyer) Catch(Socket) (func() error, error) { return func() error 
 func (f *fakeDestroyer) Break(s Socket) (func() error, error) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
+	f.w.cuts++
 	for _, t := range f.w.transports {
 		if t.socket != nil && t.socket.Cookie == s.Cookie {
 			if s.State == SynSent { // the call that was connecting sleeps
@@ -308,6 +342,37 @@ func (f *fakeFence) make(kind map[netip.Addr]int, s Socket) (func() error, error
 		f.w.mu.Lock()
 		defer f.w.mu.Unlock()
 		kind[addr]--
+		return nil
+	}, nil
+}
+
+// fakeDetourer leads what is connected from then on.
+type fakeDetourer struct {
+	w     *world
+	fails error
+	laid  int
+}
+
+func (*fakeDetourer) Name() string { return "detourer" }
+func (*fakeDetourer) Sweep() error { return nil }
+
+func (f *fakeDetourer) Lay(d Detour) (func() error, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if f.fails != nil {
+		return func() error { return nil }, f.fails
+	}
+	f.laid++
+	f.w.detours[d] = true
+	return func() error {
+		f.w.mu.Lock()
+		defer f.w.mu.Unlock()
+		delete(f.w.detours, d)
+		for _, t := range f.w.transports {
+			if t.socket != nil && t.LocalPort == d.Local && t.socket.Remote == d.From && t.dest == d.To && d.From != d.To {
+				f.w.connect(t) // whoever is at the old address resets what he does not know
+			}
+		}
 		return nil
 	}, nil
 }

@@ -80,20 +80,23 @@ func reject(s Socket, ends bool) (release func() error, err error) {
 
 // Sweep removes the rules that carry our comment.
 func (*iptablesFence) Sweep() error {
+	return errors.Join(sweepIptables(false, "filter", "OUTPUT"), sweepIptables(true, "filter", "OUTPUT"))
+}
+
+// sweepIptables removes the rules of a chain that carry our comment.
+func sweepIptables(v6 bool, table, chain string) error {
+	rules, err := iptables(v6, "-t", table, "-S", chain)
+	if err != nil {
+		return nil // nothing can have been left there
+	}
 	var all []error
-	for _, v6 := range []bool{false, true} {
-		rules, err := iptables(v6, "-S", "OUTPUT")
-		if err != nil {
-			continue // nothing can have been left there
+	for line := range strings.Lines(rules) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != "-A" || !slices.Contains(fields, fencePrefix) {
+			continue
 		}
-		for line := range strings.Lines(rules) {
-			fields := strings.Fields(line)
-			if len(fields) < 2 || fields[0] != "-A" || !slices.Contains(fields, fencePrefix) {
-				continue
-			}
-			if _, err := iptables(v6, append([]string{"-D"}, fields[1:]...)...); err != nil {
-				all = append(all, err)
-			}
+		if _, err := iptables(v6, append([]string{"-t", table, "-D"}, fields[1:]...)...); err != nil {
+			all = append(all, err)
 		}
 	}
 	return errors.Join(all...)

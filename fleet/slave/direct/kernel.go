@@ -15,10 +15,11 @@ type Kernel struct {
 	sys System
 	log zerolog.Logger
 
-	mu      sync.Mutex           // guards what follows
-	owners  map[string]*Direct   // of transports, by ID
-	seen    map[string]Transport // as they were when last connected
-	breaker Breaker              // chosen when first needed; nil: not yet, or there is none
+	mu       sync.Mutex           // guards what follows
+	owners   map[string]*Direct   // of transports, by ID
+	seen     map[string]Transport // as they were when last connected
+	breaker  Breaker              // chosen when first needed; nil: not yet, or there is none
+	detourer Detourer             // the same
 }
 
 // NewKernel returns the Kernel of a System. What an earlier process left in the packet filter is removed.
@@ -27,6 +28,11 @@ func NewKernel(sys System, log zerolog.Logger) *Kernel {
 	if b, err := k.choose(); err == nil {
 		if err := b.Sweep(); err != nil {
 			log.Warn().Err(err).Str("by", b.Name()).Msg("cannot remove what an earlier process left in the packet filter")
+		}
+	}
+	for _, d := range sys.Detourers() {
+		if err := d.Sweep(); err != nil {
+			log.Warn().Err(err).Str("by", d.Name()).Msg("cannot remove a detour that an earlier process left in the packet filter")
 		}
 	}
 	return k

@@ -11,6 +11,9 @@ const (
 	stuckAfter = 50 * time.Millisecond  // an aim that has not returned by then waits for a connection that will not come
 	kickAfter  = 300 * time.Millisecond // a connection to the target that was silent for so long is made anew by a Switch
 	reAim      = 100 * time.Millisecond // an address that was written and is not there is written again
+
+	detourAfter  = 300 * time.Millisecond  // an aim that has not returned by then waits for an attempt to connect that is put off
+	detourAnswer = 1500 * time.Millisecond // what has no answer over a detour by then, with a SYN sent again after 1 s, is not on it
 )
 
 // change is a change of target under way. It decides what to do; it is given what there is. It is not safe for concurrent
@@ -25,13 +28,17 @@ type change struct {
 	from  map[string]netip.Addr // where transports were connected to
 	aims  map[string]*aim       // by transport
 	stale map[uint64]time.Time
+
+	detours map[string]Detour // that are laid, by transport; they may lead to another target
+	led     map[uint64]bool   // sockets that came up over a detour
 }
 
 // aim is that a transport was given the target's address, or is about to be.
 type aim struct {
 	at    time.Time // when it was begun, or first wanted while an earlier one is under way
 	begun bool
-	ended bool // the kernel has taken it
+	ended bool      // the kernel has taken it
+	over  time.Time // when that was seen
 }
 
 // deeds is what a change wants done, in this order.
@@ -40,12 +47,15 @@ type deeds struct {
 	aim   []string
 	cut   []Socket
 	done  bool
+
+	detours map[string]Detour // those that are to be there, by transport; before all else
 }
 
 func newChange(to netip.AddrPort, urgent, first bool, now time.Time) *change {
 	return &change{
 		to: to, urgent: urgent, first: first, began: now,
 		from: make(map[string]netip.Addr), aims: make(map[string]*aim), stale: make(map[uint64]time.Time),
+		led: make(map[uint64]bool),
 	}
 }
 
@@ -87,8 +97,7 @@ const (
 
 // look says what to do when transports and sockets are as given.
 func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
-	var d deeds
-	d.done = true
+	d := deeds{done: true, detours: make(map[string]Detour)}
 	for _, t := range ours {
 		if _, ok := c.from[t.ID]; !ok {
 			c.from[t.ID] = t.Addr.Addr()
@@ -103,9 +112,15 @@ func (c *change) look(now time.Time, ours []Transport, sockets []Socket) deeds {
 			a = &aim{at: now}
 			c.aims[t.ID] = a
 		}
+		if a != nil && a.ended && a.over.IsZero() {
+			a.over = now
+		}
+		if detour, ok := c.detour(now, t, s, a); ok {
+			d.detours[t.ID] = detour
+		}
 		if a != nil && !a.begun {
 			d.aim = append(d.aim, t.ID)
-			if s != nil && c.first && c.urgent && c.isStale(*s) {
+			if s != nil && c.first && c.urgent && c.isStale(*s) && !c.led[s.Cookie] {
 				d.catch = append(d.catch, *s)
 			}
 		}
@@ -142,7 +157,26 @@ func (c *change) judge(now time.Time, t Transport, s Socket) {
 	kick := !c.looked && c.urgent && t.Waiting > 0 && s.Silent >= kickAfter
 	if elsewhere || kick {
 		c.stale[s.Cookie] = now
+		_, laid := c.detours[t.ID]
+		c.led[s.Cookie] = laid && elsewhere
 	}
+}
+
+// detour says whether a transport is to be led to the target, though it has not taken its address: the kernel has put an attempt to
+// connect off, holds the address back until it has made it, and makes it where it was told last. What came up that way stays until the
+// address is taken, and is given the time to end then.
+func (c *change) detour(now time.Time, t Transport, s *Socket, a *aim) (Detour, bool) {
+	laid, ok := c.detours[t.ID]
+	up := s != nil && s.State != SynSent && s.State != Closed
+	switch {
+	case a == nil || t.LocalPort == 0:
+		return Detour{}, false
+	case a.ended:
+		return laid, ok && up && c.led[s.Cookie] && now.Sub(a.over) < patience
+	case t.Addr.Addr() == c.to.Addr(), !ok && (up || now.Sub(a.at) < detourAfter):
+		return Detour{}, false
+	}
+	return Detour{Local: t.LocalPort, From: t.Addr, To: c.to}, true
 }
 
 func (c *change) isStale(s Socket) bool {
@@ -156,6 +190,12 @@ func (c *change) isStale(s Socket) bool {
 func (c *change) mayCut(now time.Time, s Socket, a *aim) bool {
 	if !c.isStale(s) || a == nil || c.first && s.Remote.Addr() == c.to.Addr() {
 		return false
+	}
+	if c.led[s.Cookie] {
+		if a.ended { // it ends as if the master were left as planned: it is the target
+			return now.Sub(a.over) >= patience
+		}
+		return s.State != Established && now.Sub(c.stale[s.Cookie]) >= detourAnswer
 	}
 	wait := patience
 	switch {

@@ -28,6 +28,8 @@ type System interface {
 	Socket(s Socket) (Socket, error)
 	// Breakers returns the ways to break connections that this system has, the best first.
 	Breakers() []Breaker
+	// Detourers returns the ways to lay detours that this system may have, the best first.
+	Detourers() []Detourer
 }
 
 // Transport is one of the kernel's connections to an NFS server; it outlives the TCP connections that it is made of.
