@@ -319,6 +319,9 @@ func (r *route) work(ctx context.Context) error {
 				cancel()
 			}
 		case <-r.wake: // something has changed
+			if d, ok := m.(*direct.Direct); ok {
+				d.Look()
+			}
 			if r.unwanted(m) {
 				cancel()
 			}

@@ -103,11 +103,16 @@ func (d *Direct) begin(to netip.AddrPort, urgent bool) (turn uint64, done <-chan
 	d.target, d.urgent, d.busy, d.result = to, urgent, true, nil
 	d.fleet = remember(d.fleet, to.Addr())
 	d.flow.turn()
+	d.Look()
+	return d.turn, d.done
+}
+
+// Look has Run look at the kernel now: there may be a mount that it does not know, and what it knows of a transport is of use later.
+func (d *Direct) Look() {
 	select {
 	case d.wake <- struct{}{}:
 	default: // Run will see it
 	}
-	return d.turn, d.done
 }
 
 // maxFleet is how many masters are remembered.

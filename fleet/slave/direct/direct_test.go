@@ -237,7 +237,7 @@ func TestSwitchToTheSame(t *testing.T) {
 	})
 }
 
-// A mount that comes later is sent to where the others read from.
+// A mount that comes later is sent to where the others read from; at once, when that is told.
 func TestLateMount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(masterA, masterB)
@@ -248,6 +248,11 @@ func TestLateMount(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if aims := len(w.written()); aims != 2 {
 			t.Errorf("%d transports were sent on: %q", aims, w.written())
+		}
+		w.mount("/m", "2", masterA, 1)
+		d.Look()
+		if took := until(t, 2*time.Second, func() bool { return len(w.written()) == 3 }); took > 100*time.Millisecond {
+			t.Errorf("it took %s", took)
 		}
 	})
 }
