@@ -53,7 +53,10 @@ func dial(r *run, addr string) (*conn, error) {
 		c.free = append(c.free, uint32(i))
 	}
 	err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()})
-	err = errors.Join(err, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), c.greet(), unix.SetNonblock(fd, true))
+	if !r.op.Each { // else the system may send what is written call by call together
+		err = errors.Join(err, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
+	}
+	err = errors.Join(err, c.greet(), unix.SetNonblock(fd, true))
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
@@ -161,23 +164,54 @@ func (c *conn) flush() error {
 	return nil
 }
 
-// receive takes in what has come, once.
+// receive takes in what has come: once, or, with Each, reply by reply as long as there may be one.
 func (c *conn) receive() error {
+	for {
+		n, err := c.fetch()
+		if err != nil || n == 0 {
+			return err
+		}
+		if err := c.consume(); err != nil {
+			return err
+		}
+		if !c.run.op.Each || len(c.free) == len(c.slots) {
+			return nil
+		}
+	}
+}
+
+// fetch reads once; with Each no more than the next record mark, or what follows it.
+func (c *conn) fetch() (n int, err error) {
 	if c.start == c.end {
 		c.start, c.end = 0, 0
 	} else if len(c.in)-c.end < 128<<10 {
 		c.start, c.end = 0, copy(c.in, c.in[c.start:c.end])
 	}
-	n, errno := transfer(unix.SYS_READ, c.fd, c.in[c.end:])
+	space := c.in[c.end:]
+	if c.run.op.Each {
+		want := 4
+		if c.skip > 0 {
+			want = c.skip
+		} else if c.end-c.start >= 4 {
+			want += int(binary.BigEndian.Uint32(c.in[c.start:]) &^ (1 << 31))
+		}
+		space = space[:min(want-(c.end-c.start), len(space))]
+	}
+	n, errno := transfer(unix.SYS_READ, c.fd, space)
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
-		return nil
+		return 0, nil
 	case errno != 0:
-		return errno
+		return 0, errno
 	case n == 0:
-		return errEnd
+		return 0, errEnd
 	}
 	c.end += n
+	return n, nil
+}
+
+// consume takes the replies apart that are there.
+func (c *conn) consume() error {
 	for {
 		if c.skip > 0 {
 			n := min(c.skip, c.end-c.start)
@@ -190,12 +224,6 @@ func (c *conn) receive() error {
 		ok, err := c.next()
 		if err != nil || !ok {
 			return err
-		}
-		if c.run.op.Each && c.skip == 0 {
-			c.run.fill(c)
-			if err := c.flush(); err != nil {
-				return err
-			}
 		}
 	}
 }
@@ -299,16 +327,18 @@ func transfer(trap uintptr, fd int, p []byte) (int, unix.Errno) {
 	return int(n), errno
 }
 
-func epollWait(fd int, events []unix.EpollEvent) (int, error) {
+// wait waits until something has come, without the scheduler's knowledge, and returns how many connections have something.
+func (r *run) wait(atMost time.Duration) (int, error) {
+	limit := unix.NsecToTimespec(int64(atMost))
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
-			uintptr(len(events)), uintptr(patience.Milliseconds()), 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(unsafe.SliceData(r.ready))), uintptr(len(r.ready)),
+			uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 		switch errno {
 		case 0:
 			return int(n), nil
 		case unix.EINTR:
 		default:
-			return 0, fmt.Errorf("epoll: %w", errno)
+			return 0, fmt.Errorf("poll: %w", errno)
 		}
 	}
 }

@@ -37,7 +37,7 @@ type Op struct {
 	Block        int    // bytes of a READ; 1 MiB
 	Conns, Depth int
 	For          time.Duration // how long, but for walk and slurp
-	Each         bool          // a write for each call, as kernels do
+	Each         bool          // as libnfs does: a write for each call, and its reply read in two, without TCP_NODELAY
 }
 
 // Result is what came of it.
@@ -70,7 +70,9 @@ type run struct {
 	calls   [][]byte // the records to be sent, one after the other; names for lookup, else one
 	cursor  uint64
 	conns   []*conn
-	queue   []node // of walk and slurp
+	ready   []unix.PollFd // of conns, as wait found them
+	queue   []node        // of walk and slurp
+	names   []string      // the same: what a client would keep of them
 	flying  int
 	now     int64 // when the last wait ended, in nanoseconds
 	ends    int64
@@ -94,23 +96,16 @@ func Run(ctx context.Context, op Op) (Result, error) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return Result{}, err
-	}
-	defer unix.Close(epoll) //nolint:errcheck // nothing is lost
-	for i := range op.Conns {
+	for range op.Conns {
 		c, err := dial(r, op.Addr)
 		if err != nil {
 			return Result{}, err
 		}
 		defer unix.Close(c.fd) //nolint:errcheck // it was read to the end
 		r.conns = append(r.conns, c)
-		if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, c.fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}); err != nil {
-			return Result{}, err
-		}
+		r.ready = append(r.ready, unix.PollFd{Fd: int32(c.fd), Events: unix.POLLIN})
 	}
-	if err := r.loop(epoll); err != nil {
+	if err := r.loop(); err != nil {
 		return Result{}, err
 	}
 	r.result.P50, r.result.P99, r.result.Max = r.delays.at(0.5), r.delays.at(0.99), r.delays.at(1)
@@ -185,7 +180,7 @@ func (r *run) template(c *nfs.Conn) error {
 }
 
 // loop sends and receives until all is done.
-func (r *run) loop(epoll int) error {
+func (r *run) loop() error {
 	began := nanotime()
 	r.now, r.ends = began, began+int64(r.op.For)
 	for _, c := range r.conns {
@@ -194,25 +189,23 @@ func (r *run) loop(epoll int) error {
 			return err
 		}
 	}
-	events := make([]unix.EpollEvent, len(r.conns))
 	for r.flying > 0 {
-		n, err := epollWait(epoll, events)
+		n, err := r.wait(patience)
 		if err != nil || n == 0 {
 			return fmt.Errorf("no answer in %v: %w", patience, err)
 		}
-		for _, e := range events[:n] {
-			c := r.conns[e.Fd]
-			r.now = nanotime()
-			if err := c.receive(); err != nil {
-				return err
-			}
+		if err := r.receive(); err != nil {
+			return err
+		}
+		if _, err := r.wait(0); err != nil { // others may have come meanwhile
+			return err
+		}
+		if err := r.receive(); err != nil {
+			return err
+		}
+		for _, c := range r.conns {
 			r.fill(c)
 			if err := c.flush(); err != nil {
-				return err
-			}
-		}
-		if r.walking {
-			if err := r.spread(); err != nil {
 				return err
 			}
 		}
@@ -221,14 +214,15 @@ func (r *run) loop(epoll int) error {
 	return nil
 }
 
-// spread gives work to connections that had none when they last heard something.
-func (r *run) spread() error {
-	for _, c := range r.conns {
-		if len(r.queue) > 0 && len(c.free) > 0 {
-			r.fill(c)
-			if err := c.flush(); err != nil {
-				return err
-			}
+// receive takes in what has come.
+func (r *run) receive() error {
+	for i, c := range r.conns {
+		if r.ready[i].Revents == 0 {
+			continue
+		}
+		r.now = nanotime()
+		if err := c.receive(); err != nil {
+			return err
 		}
 	}
 	return nil

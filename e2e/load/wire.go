@@ -92,6 +92,7 @@ func (c *conn) listing(b []byte) (more bool, cookie uint64, err error) {
 			continue
 		}
 		r.result.Entries++
+		r.names = append(r.names, string(name))
 		switch {
 		case fields == nil || h == "":
 			r.result.Errors++
