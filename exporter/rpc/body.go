@@ -77,7 +77,7 @@ func (c *Conn) writeBody(now time.Time) (int, error) {
 			err = c.afterLend(b)
 		}
 	}
-	l.ahead = [2][]byte{}
+	l.ahead, l.parts = [2][]byte{}, [3]unix.Iovec{} // buffers go back to their pools, and files may be unmapped
 	c.unsent = append(c.unsent[:0], c.out.b[b.at:]...)
 	c.owing = true
 	n := len(c.out.b) + b.size
@@ -142,10 +142,11 @@ func (c *Conn) afterLend(b body) error {
 		}
 		return errNotGood
 	case l.wrote > 0:
-		if l.off == 0 {
+		n := l.took(l.wrote)
+		if l.off == 0 && n > 0 {
 			c.srv.stats.lent.Add(1)
 		}
-		l.off += l.took(l.wrote)
+		l.off += n
 		return nil
 	case !l.none && l.err != unix.EAGAIN && l.err != unix.EFAULT: // EFAULT: the disk cannot be read; Read finds out
 		return l.err

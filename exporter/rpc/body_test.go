@@ -82,10 +82,14 @@ func (b *lentBody) Read(p []byte, off int) error {
 }
 
 func lendingServer(t *testing.T) (*lender, func() peer) {
+	return lendingServerWith(t, func(*Config) {})
+}
+
+func lendingServerWith(t *testing.T, change func(*Config)) (*lender, func() peer) {
 	l := &lender{content: make([]byte, 1<<20), echo: newEcho()}
 	random := rand.NewChaCha8([32]byte{1})
 	random.Read(l.content) //nolint:errcheck // never fails
-	s, _, dial, stop := serving(t, func(c *Config) { c.Programs = []Program{l} })
+	s, _, dial, stop := serving(t, func(c *Config) { c.Programs = []Program{l}; change(c) })
 	l.s = s
 	t.Cleanup(func() {
 		if err := stop(); err != nil {

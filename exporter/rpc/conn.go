@@ -193,7 +193,11 @@ func (c *Conn) read(ctx context.Context) error {
 func (c *Conn) answer(ctx context.Context, n int) (now time.Time, err error) {
 	came := time.Now()
 	sent, err := c.answerAll(ctx, came)
-	more, failed := c.flush(came)
+	now = came
+	if sent > 0 { // which may have taken long
+		now = time.Now()
+	}
+	more, failed := c.flush(now)
 	now = c.account(came, n, sent+more)
 	if n > 0 { // else it is what the loop has left
 		c.bulk = sent+more >= bulkAt
@@ -207,11 +211,6 @@ func (c *Conn) answer(ctx context.Context, n int) (now time.Time, err error) {
 // answerAll answers every whole record that is buffered. It returns the bytes that it wrote itself because they were
 // many.
 func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err error) {
-	if c.call.body.from != nil && !c.looped { // the loop has left it
-		if sent, err = c.flush(came); err != nil {
-			return sent, err
-		}
-	}
 	if c.held != nil {
 		rec := c.held
 		c.held = nil
@@ -244,7 +243,7 @@ func (c *Conn) answerAll(ctx context.Context, came time.Time) (sent int, err err
 			if c.looped {
 				return sent, errWait
 			}
-			n, err := c.flush(came)
+			n, err := c.flush(time.Now()) // the peer has its time for each batch: they may be hundreds
 			sent += n
 			if err != nil {
 				return sent, err

@@ -27,7 +27,7 @@ func (c *Conn) postpone(ctx context.Context, rec []byte, came time.Time) error {
 			return errWait
 		}
 		// what is answered already must not wait for what is not
-		if _, err := c.flush(came); err != nil {
+		if _, err := c.flush(time.Now()); err != nil {
 			return err
 		}
 		<-c.freed
