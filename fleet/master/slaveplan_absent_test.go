@@ -107,6 +107,21 @@ func TestSilenceIsCountedByTheCoordinator(t *testing.T) {
 	}
 }
 
+// What a slave's home no longer hears does not take the place of what another master hears of it now.
+func TestSilenceDoesNotHideWhatIsHeard(t *testing.T) {
+	s := &spreader{wake: make(chan struct{}, 1), reports: map[string]slaveReport{}}
+	heard := slaveReport{Name: "web17", Mode: fleet.ModeRelay, Master: "m2", Version: "new"}
+	silent := slaveReport{Name: "web17", Mode: fleet.ModeRelay, Master: "m1", Silent: time.Hour}
+	for _, r := range []slaveReport{silent, heard, silent} {
+		if err := s.report([]slaveReport{r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := s.reports["web17"]; r.Silent > 0 || r.Version != "new" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // Whatever is lost, joins and is reported: those who are there get the homes that they would have if the others did not exist,
 // and the others keep theirs, or get another.
 func TestWhoIsAbsentChangesNothing(t *testing.T) {

@@ -19,8 +19,8 @@ const (
 	// spreadEvery is the time between two looks at the slaves when nothing happens, spreadRest the least time between two.
 	spreadEvery, spreadRest = time.Second, 20 * time.Millisecond
 	// settleTime is how long etcd must have answered, and this master must have been the coordinator, before a slave that nobody
-	// has heard of counts as absent, and then as gone. By then all that live were reported, and their records tell by this master's own clock when they
-	// were last seen: one that is days ahead of the one before makes nobody's silence longer.
+	// has heard of counts as absent, and then as gone. By then all that live were reported, and their records tell by this
+	// master's own clock when they were last seen: one that is days ahead of the one before makes nobody's silence longer.
 	settleTime = seenEvery + 10*time.Minute
 	// sweepEvery is how often those are looked for.
 	sweepEvery = time.Minute
@@ -217,8 +217,12 @@ func (s *spreader) report(reports []slaveReport) error {
 		if r.valid() != nil {
 			continue // a later release may know more than this one
 		}
-		if _, waits := s.reports[r.Name]; !waits && len(s.reports) >= maxReports {
+		before, waits := s.reports[r.Name]
+		switch {
+		case !waits && len(s.reports) >= maxReports:
 			return fmt.Errorf("%d slaves wait to be enrolled: %w", len(s.reports), errNoAnswer)
+		case waits && before.Silent == 0 && r.Silent > 0:
+			continue // another master hears it
 		}
 		r.At = time.Now().UTC().Add(-r.Silent)
 		s.reports[r.Name] = r
