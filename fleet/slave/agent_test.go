@@ -64,7 +64,6 @@ func TestAMountFollowsLivingMasters(t *testing.T) {
 	await(t, "one is unmounted", func() bool { return len(mountsOf(t, a)) == 1 && len(m2.lastHeard().Mounts) == 1 })
 }
 
-// A restart needs no remount: the port is the same, and never refuses; what the agent said is remembered.
 // A slave is known to the fleet when it tells of a mount, so that it does so at once, however seldom it is to greet.
 func TestAMountIsToldAtOnce(t *testing.T) {
 	const seldom = 5 * time.Second
@@ -86,6 +85,7 @@ func TestAMountIsToldAtOnce(t *testing.T) {
 	}
 }
 
+// A restart needs no remount: the port is the same, and never refuses; what the agent said is remembered.
 func TestTheNextAgentGoesOn(t *testing.T) {
 	m1, m2 := startMaster(t, "m1"), startMaster(t, "m2")
 	h := newHost(t)

@@ -131,11 +131,11 @@ func ownPort(v6 bool) (port uint16, giveBack func() error, err error) {
 		return 0, nil, fmt.Errorf("take a port: %w", err)
 	}
 	for port := range relay.LowPorts() {
-		var any unix.Sockaddr = &unix.SockaddrInet4{Port: port}
+		var local unix.Sockaddr = &unix.SockaddrInet4{Port: port}
 		if v6 {
-			any = &unix.SockaddrInet6{Port: port}
+			local = &unix.SockaddrInet6{Port: port}
 		}
-		if err = unix.Bind(fd, any); err == nil {
+		if err = unix.Bind(fd, local); err == nil {
 			return uint16(port), func() error { return unix.Close(fd) }, nil
 		}
 		if !errors.Is(err, syscall.EADDRINUSE) {
