@@ -50,8 +50,9 @@ const (
 	// the latter, all in all.
 	minSpin = 5 * time.Microsecond
 	maxSpin = 50 * time.Microsecond
-	// yieldEvery is how often the loop lets Go's scheduler run: after 10 ms without, it is taken for one that keeps others from
-	// their processor, and looked after every 20 µs.
+	// yieldEvery is how often the loop lets Go's scheduler run, and those who wait for its processor: after 10 ms without, it is
+	// interrupted by a signal. Were the scheduler told of its system calls, its monitor would look for it in them instead, every
+	// 20 µs from then on.
 	yieldEvery = 4 * time.Millisecond
 	// busyFor is how long the loop is without a break before it gets help.
 	busyFor = time.Millisecond
@@ -210,7 +211,7 @@ func (l *loop) serve(ready []unix.EpollEvent) {
 }
 
 // poll asks which connections have something to read, without waiting. Go's scheduler is not told: its monitor looks every 20 µs
-// after whoever makes system calls.
+// after whoever makes system calls that it was told of.
 func (l *loop) poll(ready *[loopEvents]unix.EpollEvent) int {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.fd), uintptr(unsafe.Pointer(ready)), loopEvents, 0, 0, 0)
 	if errno != 0 {

@@ -13,8 +13,9 @@ import (
 // turnBytes is what a session may pass before others have their turn.
 const turnBytes = 2 << 20
 
-// yieldEvery is how often the loop lets the scheduler run. Go takes a goroutine that has not for 10 ms for one that keeps others
-// from their processor, and looks after it every 20 µs, which costs more than passing the bytes.
+// yieldEvery is how often the loop lets the scheduler run, and those who wait for its processor: Go interrupts a goroutine that has
+// not for 10 ms by a signal. Were the scheduler told of the loop's system calls, its monitor would look for it in them instead,
+// every 20 µs from then on, which costs more than passing the bytes.
 const yieldEvery = 4 * time.Millisecond
 
 // minSpin and maxSpin bound how long the loop looks for events before it sleeps, where there is more than one processor. To sleep
