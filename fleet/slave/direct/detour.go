@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -23,7 +24,8 @@ type Detour struct {
 type Detourer interface {
 	// Name says in a word how.
 	Name() string
-	// Lay begins a detour, and remove ends it; remove is never nil. A connection that still goes that way may break then.
+	// Lay begins a detour, and remove ends it; remove is never nil, and may be called again when it has failed. A connection that
+	// still goes that way may break then.
 	// ErrUnsupported: this system never will.
 	Lay(d Detour) (remove func() error, err error)
 	// Sweep removes what a process left behind that could not.
@@ -34,6 +36,7 @@ type Detourer interface {
 type detours struct {
 	kernel *Kernel
 	laid   map[string]laid
+	stuck  []stuck   // could not be removed
 	failed time.Time // when the last one could not be laid
 }
 
@@ -41,6 +44,19 @@ type laid struct {
 	Detour
 	remove func() error
 }
+
+// stuck is a detour that is not wanted, and could not be removed.
+type stuck struct {
+	remove func() error
+	tries  int
+	next   time.Time // when it is tried again
+}
+
+// Bounds of what is stuck.
+const (
+	removeTries = 8 // a second after the first, and twice as long after each other: two minutes, and the end
+	maxStuck    = 16
+)
 
 // list returns what is laid.
 func (d *detours) list() map[string]Detour {
@@ -52,19 +68,18 @@ func (d *detours) list() map[string]Detour {
 }
 
 // keep lays the detours that are wanted and not there, and removes those that are not wanted. What cannot be laid is tried again
-// after settleTime.
+// after settleTime; what cannot be removed, later and later. Nothing more is laid when too much of that is there.
 func (d *detours) keep(wanted map[string]Detour) error {
 	var all []error
 	for id, l := range d.laid {
 		if wanted[id] != l.Detour {
 			delete(d.laid, id)
-			if err := l.remove(); err != nil {
-				all = append(all, fmt.Errorf("remove a detour: %w", err))
-			}
+			all = append(all, d.remove(stuck{remove: l.remove}))
 		}
 	}
+	all = append(all, d.removeStuck())
 	for id, w := range wanted {
-		if _, ok := d.laid[id]; ok || time.Since(d.failed) < settleTime {
+		if _, ok := d.laid[id]; ok || time.Since(d.failed) < settleTime || len(d.stuck) >= maxStuck {
 			continue
 		}
 		remove, err := d.kernel.lay(w)
@@ -77,6 +92,53 @@ func (d *detours) keep(wanted map[string]Detour) error {
 			d.laid = make(map[string]laid)
 		}
 		d.laid[id] = laid{w, remove}
+	}
+	return errors.Join(all...)
+}
+
+// removeStuck tries one removal again, if it is time for one: each may take a while, and there may be a change under way.
+func (d *detours) removeStuck() error {
+	i := slices.IndexFunc(d.stuck, func(s stuck) bool { return s.tries < removeTries && !time.Now().Before(s.next) })
+	if i < 0 {
+		return nil
+	}
+	s := d.stuck[i]
+	d.stuck = slices.Delete(d.stuck, i, i+1)
+	return d.remove(s)
+}
+
+// remove tries to remove a detour, which is stuck if that fails. Only the first and the last failure are returned.
+func (d *detours) remove(s stuck) error {
+	err := s.remove()
+	if err == nil {
+		return nil
+	}
+	s.next = time.Now().Add(settleTime << s.tries)
+	s.tries++
+	d.stuck = append(d.stuck, s)
+	switch s.tries {
+	case 1:
+		return fmt.Errorf("remove a detour (trying again): %w", err)
+	case removeTries:
+		return fmt.Errorf("remove a detour (tried %d times): %w", s.tries, err)
+	}
+	return nil
+}
+
+// end removes all there is, and tries once more what could not be removed.
+func (d *detours) end() error {
+	for _, l := range d.laid {
+		d.stuck = append(d.stuck, stuck{remove: l.remove})
+	}
+	d.laid = nil
+	var all []error
+	for range 2 {
+		all = nil
+		d.stuck = slices.DeleteFunc(d.stuck, func(s stuck) bool {
+			err := s.remove()
+			all = append(all, err)
+			return err == nil
+		})
 	}
 	return errors.Join(all...)
 }
@@ -117,7 +179,13 @@ func withOwnPort(d Detour, lay func(port uint16) (remove func() error, err error
 		return nothing, errors.Join(err, giveBack())
 	}
 	end := remove
-	return func() error { return errors.Join(end(), giveBack()) }, nil
+	return func() error {
+		if err := end(); err != nil {
+			return err // who had the port next would get what is led there
+		}
+		giveBack() //nolint:errcheck // whatever it says, the port is free: once
+		return nil
+	}, nil
 }
 
 // ownPort takes a local port that nobody has, below 1024 as the transport's.

@@ -194,7 +194,8 @@ func TestDetourIsNotLeft(t *testing.T) {
 			if err := d.Sweep(); err != nil {
 				t.Errorf("nothing to sweep: %v", err)
 			}
-			if _, err := d.Lay(Detour{Local: port, From: old, To: target}); err != nil {
+			remove, err := d.Lay(Detour{Local: port, From: old, To: target})
+			if err != nil {
 				t.Skip(err)
 			}
 			who := func() string {
@@ -218,6 +219,9 @@ func TestDetourIsNotLeft(t *testing.T) {
 			}
 			if w := who(); w != "o" {
 				t.Errorf("after a sweep, %s answers", w)
+			}
+			if err := remove(); err != nil && d.Name() == "nftables" {
+				t.Errorf("a detour that is not there any more cannot be removed: %v", err)
 			}
 		})
 	}

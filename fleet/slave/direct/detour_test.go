@@ -1,6 +1,9 @@
 package direct
 
 import (
+	"errors"
+	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,6 +141,81 @@ func TestDetourFails(t *testing.T) {
 		until(t, 20*time.Second, w.readable)
 		until(t, time.Second, w.straight)
 	})
+}
+
+// A detour that cannot be removed at first is removed a little later.
+func TestDetourIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(masterA, masterB)
+		w.detourers = []Detourer{&fakeDetourer{w: w, stuck: 3}}
+		putOff(t, w, 1)
+		until(t, 10*time.Second, w.readable)
+		until(t, 15*time.Second, w.straight)
+	})
+}
+
+// What cannot be removed at all is not tried for ever, but once more in the end.
+func TestDetourIsStuckForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(masterA, masterB)
+		d := &detours{kernel: NewKernel(w, zerolog.Nop())}
+		detourer := &fakeDetourer{w: w, stuck: 1 << 20}
+		w.detourers = []Detourer{detourer}
+		said := 0
+		keep := func(wanted map[string]Detour) {
+			if err := d.keep(wanted); err != nil {
+				said++
+			}
+		}
+		keep(map[string]Detour{"x": {Local: 700, From: masterA, To: masterB}})
+		for range 360_000 {
+			keep(nil)
+			time.Sleep(10 * time.Millisecond)
+		}
+		if detourer.tried != removeTries || said != 2 {
+			t.Errorf("%d tries in an hour, which said %d times that they failed", detourer.tried, said)
+		}
+		for i := range 2 * maxStuck {
+			keep(map[string]Detour{"x": {Local: uint16(i), From: masterA, To: masterB}})
+			keep(nil)
+		}
+		if n := len(w.detours); n != maxStuck {
+			t.Errorf("%d detours cannot be removed", n)
+		}
+		detourer.stuck = 5
+		if err := d.end(); err != nil || len(w.detours) > 0 {
+			t.Errorf("%d are left in the end: %v", len(w.detours), err)
+		}
+	})
+}
+
+// What is led to a port of its own is led to nobody else's: the port is kept until the detour is removed.
+func TestDetourKeepsItsPort(t *testing.T) {
+	var port uint16
+	fails := errors.New("not removed today")
+	remove, err := withOwnPort(Detour{From: masterA}, func(p uint16) (func() error, error) {
+		port = p
+		return func() error { return fails }, nil
+	})
+	if errors.Is(err, os.ErrPermission) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	taken := func() bool {
+		l, err := net.ListenTCP("tcp4", &net.TCPAddr{Port: int(port)})
+		if err == nil {
+			l.Close()
+		}
+		return err != nil
+	}
+	if err := remove(); !errors.Is(err, fails) || !taken() {
+		t.Errorf("after a removal that failed (%v) the port is free", err)
+	}
+	fails = nil
+	if err := remove(); err != nil || taken() {
+		t.Errorf("the detour is removed (%v), and the port is taken", err)
+	}
 }
 
 // What came up over a detour is left alone until the address is taken, and has the time to end then, over the detour; after that it is

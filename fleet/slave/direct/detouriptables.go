@@ -35,22 +35,27 @@ func (iptablesDetourer) Lay(d Detour) (remove func() error, err error) {
 		rules := natRules(d, port)
 		for i := len(rules) - 1; i >= 0; i-- { // nothing is led anywhere before the last is there
 			if err := changeNAT("-I", d, rules[i]); err != nil {
-				return nil, errors.Join(err, removeNAT(d, rules[i+1:]))
+				_, failed := removeNAT(d, rules[i+1:])
+				return nil, errors.Join(err, failed)
 			}
 		}
 		if err := forget(d.Local, d.From); err != nil {
-			return nil, errors.Join(err, removeNAT(d, rules))
+			_, failed := removeNAT(d, rules)
+			return nil, errors.Join(err, failed)
 		}
-		return func() error { return removeNAT(d, rules) }, nil
+		return func() (err error) { rules, err = removeNAT(d, rules); return err }, nil
 	})
 }
 
-func removeNAT(d Detour, rules [][]string) error {
+// removeNAT returns the rules that it could not remove.
+func removeNAT(d Detour, rules [][]string) (left [][]string, err error) {
 	var all []error
 	for _, rule := range rules {
-		all = append(all, changeNAT("-D", d, rule))
+		if err := changeNAT("-D", d, rule); err != nil {
+			left, all = append(left, rule), append(all, err)
+		}
 	}
-	return errors.Join(all...)
+	return left, errors.Join(all...)
 }
 
 func changeNAT(verb string, d Detour, rule []string) error {

@@ -2,6 +2,7 @@ package direct
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -76,7 +77,7 @@ func layTable(conn *nftables.Conn, name string, d Detour, port uint16, lasts tim
 	}
 	return func() error {
 		conn.DelTable(table)
-		if err := conn.Flush(); err != nil {
+		if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) { // somebody else has removed it
 			return fmt.Errorf("nftables: remove the table %s: %w", name, err)
 		}
 		return nil

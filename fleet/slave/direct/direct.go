@@ -211,7 +211,7 @@ func (d *Direct) Run(ctx context.Context) error {
 	under := underway{detours: detours{kernel: d.cfg.Kernel}}
 	defer func() {
 		under.aims.wait()
-		if err := under.detours.keep(nil); err != nil {
+		if err := under.detours.end(); err != nil {
 			d.cfg.Logger.Error().Err(err).Msg("cannot undo what led the kernel to another master")
 		}
 	}()

@@ -350,6 +350,8 @@ func (f *fakeFence) make(kind map[netip.Addr]int, s Socket) (func() error, error
 type fakeDetourer struct {
 	w     *world
 	fails error
+	stuck int // so many removals fail
+	tried int // removals
 	laid  int
 }
 
@@ -367,6 +369,11 @@ func (f *fakeDetourer) Lay(d Detour) (func() error, error) {
 	return func() error {
 		f.w.mu.Lock()
 		defer f.w.mu.Unlock()
+		f.tried++
+		if f.stuck > 0 {
+			f.stuck--
+			return errors.New("not removed today")
+		}
 		delete(f.w.detours, d)
 		for _, t := range f.w.transports {
 			if t.socket != nil && t.LocalPort == d.Local && t.socket.Remote == d.From && t.dest == d.To && d.From != d.To {
