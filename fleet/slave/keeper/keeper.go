@@ -86,6 +86,10 @@ const stopTime = 3 * time.Second
 // checkTime is how long a new program may take to say that it works. The keeper keeps its worker running meanwhile.
 const checkTime = 20 * time.Second
 
+// checkEnd is how long the keeper's own end waits for a check that it has ended. It may be stuck in the kernel: a program on a
+// file system that does not answer.
+const checkEnd = 2 * time.Second
+
 // New returns a keeper with the files that the keeper had that this process was before.
 func New(cfg Config) *Keeper {
 	return &Keeper{
@@ -134,9 +138,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		cancel()
 		conn.Close()
 		<-received
-		if k.check.busy {
-			<-k.check.done
-		}
+		k.awaitCheck()
 	}()
 	start := time.NewTimer(0)
 	defer start.Stop()
@@ -273,7 +275,7 @@ func (k *Keeper) startCheck(ctx context.Context) {
 		return
 	}
 	k.check.busy, k.check.again = true, false
-	go func() { k.check.done <- k.Check(ctx) }() // there is room; Run waits for it
+	go func() { k.check.done <- k.Check(ctx) }() // there is room; Run waits for it in the end
 }
 
 // checked takes in whether the program works that the keeper is to become, unless it has been told to end meanwhile.
@@ -288,6 +290,18 @@ func (k *Keeper) checked(ctx context.Context, err error) {
 	default:
 		k.goal = become
 		k.endWorker()
+	}
+}
+
+// awaitCheck waits for a check whose context has ended, but not for ever.
+func (k *Keeper) awaitCheck() {
+	if !k.check.busy {
+		return
+	}
+	select {
+	case <-k.check.done:
+	case <-time.After(checkEnd):
+		k.cfg.Logger.Warn().Msg("the check of the new program does not end")
 	}
 }
 

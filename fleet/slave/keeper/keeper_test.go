@@ -261,6 +261,24 @@ func TestACheckDoesNotHoldTheEndUp(t *testing.T) {
 	}
 }
 
+// Not even one that cannot be killed.
+func TestACheckThatIsStuckDoesNotHoldTheEndUp(t *testing.T) {
+	signals := make(chan os.Signal, 1)
+	k := New(Config{Program: "/nonexistent", Dir: t.TempDir(), Signals: signals, Logger: zerolog.Nop()})
+	k.check.busy = true // and says nothing, ever
+	signals <- syscall.SIGINT
+	done := make(chan error, 1)
+	go func() { done <- k.Run(context.Background()) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("the keeper ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the keeper does not end")
+	}
+}
+
 // Nobody is left alone: a worker whose keeper is killed becomes the keeper of another worker.
 func TestAKilledKeeperHasAnHeir(t *testing.T) {
 	k := startKeeper(t)
