@@ -122,7 +122,7 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 		case <-unused:
 			cancel()
 		case err := <-orphaned:
-			if err == nil && !stopping {
+			if !stopping && isOrphan(ctx, s.Logger, err) {
 				orphan(s)
 				go func() { heirs <- tryHeir(ctx, s) }() // there is room
 			}
@@ -154,6 +154,14 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 // outliveOutput keeps a worker from ending with its keeper, whose output it may share. The signal is not ignored: programs that it
 // runs, or becomes, would go on ignoring it.
 func outliveOutput() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+
+// isOrphan reports whether the keeper is gone, by how the wait for that has ended.
+func isOrphan(ctx context.Context, log zerolog.Logger, waited error) bool {
+	if waited != nil && ctx.Err() == nil {
+		log.Error().Err(waited).Msg("cannot hear of the keeper's end: if it is killed, nobody starts this agent again")
+	}
+	return waited == nil
+}
 
 // orphan has a worker say what it says to the log file itself: its keeper is gone, and what it wrote to ends nowhere.
 func orphan(s agentSettings) {
