@@ -124,7 +124,7 @@ func (a *app) runWorker(ctx context.Context, s agentSettings, signals <-chan os.
 		case err := <-orphaned:
 			if !stopping && isOrphan(ctx, s.Logger, err) {
 				orphan(s)
-				go func() { heirs <- tryHeir(ctx, s) }() // there is room
+				go func() { heirs <- tryHeir(ctx, s, signals) }() // there is room
 			}
 		case h := <-heirs:
 			if stopping {
@@ -186,16 +186,16 @@ type heir struct {
 	err    error
 }
 
-// tryHeir returns a keeper whose program works, which may take a while to find out.
-func tryHeir(ctx context.Context, s agentSettings) heir {
-	k, err := newKeeper(s, s.Logger, io.Discard, nil)
+// tryHeir returns a keeper whose program works, which may take a while to find out. It hears of the signals that come last.
+func tryHeir(ctx context.Context, s agentSettings, signals <-chan os.Signal) heir {
+	k, err := newKeeper(s, s.Logger, io.Discard, signals)
 	if err == nil {
 		err = k.Check(ctx)
 	}
 	return heir{k, err}
 }
 
-// become ends this process, whose agent has ended, in favour of the keeper.
+// become ends this process, whose agent has ended, in favour of the keeper, unless it was told to end at once meanwhile.
 func (h heir) become(log zerolog.Logger, ended error) error {
 	if ended != nil {
 		log.Warn().Err(ended).Msg("ending to become the keeper")

@@ -38,11 +38,36 @@ func (k *Keeper) Check(ctx context.Context) error {
 	return nil
 }
 
+// envStop is how a keeper tells the program that it becomes that it was told to end when the worker does.
+const envStop = "NFS_FLEET_STOP"
+
+// told returns what the environment says that this keeper was told before, and clears it.
+func told() goal {
+	defer os.Unsetenv(envStop) //nolint:errcheck // fails for malformed keys only
+	if os.Getenv(envStop) != "" {
+		return endWhenDone
+	}
+	return keepOn
+}
+
 // Become replaces this process by the keeper that the program at its path is when it gets Self as its arguments: with the same
-// process id, and the files that are held. It returns only when that fails. A worker that has become an orphan calls it on a
-// keeper of its own that does not Run.
+// process id, the files that are held, and a SIGTERM that nobody has heeded yet. It returns an error when that fails, and nil when
+// there is to be no keeper any more, after a SIGINT. A worker that has become an orphan calls it on a keeper of its own that
+// does not Run.
 func (k *Keeper) Become() error {
+	for len(k.cfg.Signals) > 0 {
+		switch <-k.cfg.Signals {
+		case syscall.SIGTERM:
+			k.stop = true
+		case syscall.SIGHUP: // the program is the one that is there now
+		default:
+			return nil
+		}
+	}
 	env, undo := k.files.pass(os.Environ())
+	if k.stop {
+		env = append(env, envStop+"=1")
+	}
 	err := syscall.Exec(k.cfg.Program, k.cfg.Self, env)
 	undo()
 	return fmt.Errorf("become %s: %w", k.cfg.Program, err)

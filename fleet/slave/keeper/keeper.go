@@ -59,6 +59,7 @@ type Keeper struct {
 	ready    bool       // it has said so, and heeds signals
 	began    time.Time
 	goal     goal
+	stop     bool // SIGTERM came when the goal was become: it is the next one's
 	check    check
 	kill     <-chan time.Time // when a worker that was told to end at once is killed
 }
@@ -90,11 +91,11 @@ const checkTime = 20 * time.Second
 // file system that does not answer.
 const checkEnd = 2 * time.Second
 
-// New returns a keeper with the files that the keeper had that this process was before.
+// New returns a keeper with the files that the keeper had that this process was before, and what that was told.
 func New(cfg Config) *Keeper {
 	return &Keeper{
 		cfg: cfg, files: kept(cfg.MaxFDs), messages: make(chan fdstore.Message), ended: make(chan error, 1),
-		check: check{done: make(chan error, 1)},
+		check: check{done: make(chan error, 1)}, goal: told(),
 	}
 }
 
@@ -250,6 +251,10 @@ func (k *Keeper) start() error {
 func (k *Keeper) signalled(ctx context.Context, sig os.Signal) {
 	switch sig {
 	case syscall.SIGTERM:
+		if k.goal == become {
+			k.stop = true
+			return
+		}
 		k.goal = max(k.goal, endWhenDone)
 		if k.worker != nil && k.ready {
 			k.signal(syscall.SIGTERM)
@@ -325,9 +330,14 @@ func (k *Keeper) after(ctx context.Context, err error, start *time.Timer) (done 
 	case k.goal == endNow, k.goal == endWhenDone && err == nil:
 		return true, nil
 	case k.goal == become:
-		k.goal = keepOn
 		k.cfg.Logger.Info().Str("program", k.cfg.Program).Msg("changing to the new program")
 		err = k.Become()
+		if err == nil {
+			return true, nil
+		}
+		if k.goal = keepOn; k.stop {
+			k.goal = endWhenDone
+		}
 		k.cfg.Logger.Error().Err(err).Msg("cannot change to the new program: staying with the old one")
 		start.Reset(0)
 		return false, nil

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 		os.Exit(beKeeper())
 	case os.Args[1] == "worker":
 		os.Exit(beWorker())
+	case os.Args[1] == "heir":
+		os.Exit(beHeir(os.Args[2]))
 	case os.Args[1] == "check": // whether a new program works: who has made the file says when that is known
 		if f, err := os.Open(filepath.Join(os.Getenv(envDir), "check")); err == nil {
 			io.ReadAll(f)
@@ -49,6 +51,18 @@ func beKeeper() int {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	k := keeperHere(signals)
 	if err := k.Run(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// beHeir becomes a keeper when a signal has just come.
+func beHeir(number string) int {
+	sig, _ := strconv.Atoi(number)
+	signals := make(chan os.Signal, 1)
+	signals <- syscall.Signal(sig)
+	if err := keeperHere(signals).Become(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -133,9 +147,10 @@ type keptWorker struct {
 	done chan error
 }
 
-func startKeeper(t *testing.T) *keptWorker {
+// startKeeper starts this test binary, with arguments that make it a keeper.
+func startKeeper(t *testing.T, args ...string) *keptWorker {
 	dir := t.TempDir()
-	k := &keptWorker{t: t, dir: dir, cmd: exec.Command(os.Args[0]), done: make(chan error, 1)}
+	k := &keptWorker{t: t, dir: dir, cmd: exec.Command(os.Args[0], args...), done: make(chan error, 1)}
 	k.cmd.Env = append(os.Environ(), envDir+"="+dir)
 	log := &lockedBuffer{}
 	k.cmd.Stderr = log
@@ -250,15 +265,7 @@ func TestACheckDoesNotHoldTheEndUp(t *testing.T) {
 	k := startKeeper(t)
 	k.changeSlowly()
 	k.cmd.Process.Signal(syscall.SIGINT)
-	select {
-	case err := <-k.done:
-		k.done <- err
-		if err != nil {
-			t.Errorf("the keeper ended with %v", err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("the keeper does not end")
-	}
+	k.ends()
 }
 
 // Not even one that cannot be killed.
@@ -313,14 +320,73 @@ func TestSIGTERMWaitsForTheWorker(t *testing.T) {
 	syscall.Kill(pid, syscall.SIGKILL) // it is started again, and told again
 	k.await("another worker", func() bool { return k.say("hello") != pid })
 	k.say("done")
+	k.ends()
+}
+
+// ends waits for the keeper's end.
+func (k *keptWorker) ends() {
+	k.t.Helper()
 	select {
 	case err := <-k.done:
 		k.done <- err
 		if err != nil {
-			t.Errorf("the keeper ended with %v", err)
+			k.t.Errorf("the keeper ended with %v", err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Error("the keeper does not end with its worker")
+		k.t.Error("the keeper does not end")
+	}
+}
+
+// A keeper that is told to end while it changes to another program does so as that.
+func TestSIGTERMDuringAChange(t *testing.T) {
+	k := startKeeper(t)
+	pid := k.say("hello")
+	succeed := k.changeSlowly()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil { // it takes its time to end
+		t.Fatal(err)
+	}
+	succeed()
+	k.await("the worker is told to end", func() bool { return pending(t, pid, syscall.SIGINT) })
+	k.cmd.Process.Signal(syscall.SIGTERM)
+	if k.say("hello") == pid {
+		t.Error("it is still the first worker")
+	}
+	k.say("done")
+	k.ends()
+}
+
+// pending says whether a process has not got a signal yet that was sent to it.
+func pending(t *testing.T, pid int, sig syscall.Signal) bool {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "\nShdPnd:\t")
+	mask, _, _ := strings.Cut(rest, "\n")
+	bits, err := strconv.ParseUint(mask, 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bits&(1<<(sig-1)) != 0
+}
+
+// What somebody was told just before he becomes a keeper is not lost: that ends when its worker does, or is never there.
+func TestSignalsBeforeBecoming(t *testing.T) {
+	k := startKeeper(t, "heir", strconv.Itoa(int(syscall.SIGTERM)))
+	k.say("done")
+	k.ends()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	dir := t.TempDir()
+	cmd := exec.CommandContext(ctx, os.Args[0], "heir", strconv.Itoa(int(syscall.SIGINT)))
+	cmd.Env = append(os.Environ(), envDir+"="+dir)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	if err := cmd.Run(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	if made, err := os.ReadDir(dir); err != nil || len(made) > 0 {
+		t.Errorf("it has become a keeper: %v, %v", made, err)
 	}
 }
 
