@@ -143,19 +143,25 @@ func (c contest) measure(t *testing.T, clients [][]string, servers []*contestant
 		got[i] = make([][]measured, len(servers))
 	}
 	failed := map[*contestant]bool{}
+	try := func(i, client int) (m measured) {
+		s := servers[i]
+		if failed[s] || s.treeless && c.figure == "seconds" {
+			return m
+		}
+		m, err := c.once(t, clients[client], s, args)
+		if failed[s] = err != nil; err != nil && i == 0 {
+			t.Errorf("%s of %s: %v", c.name, s.name, err)
+		}
+		return m
+	}
 	for range rounds {
 		for i, s := range servers {
 			s.proc.signal(t, syscall.SIGCONT)
-			for k, client := range clients {
-				var m measured
-				if !failed[s] && !(s.treeless && c.figure == "seconds") {
-					var err error
-					m, err = c.once(t, client, s, args)
-					if failed[s] = err != nil; err != nil && i == 0 {
-						t.Errorf("%s of %s: %v", c.name, s.name, err)
-					}
+			cold := try(i, 0) // who was stopped has neither caches nor page tables: that is not measured
+			for k := range clients {
+				for range c.tries(cold) {
+					got[k][i] = append(got[k][i], try(i, k))
 				}
-				got[k][i] = append(got[k][i], m)
 			}
 			s.proc.signal(t, syscall.SIGSTOP)
 		}
@@ -169,6 +175,14 @@ func (c contest) measure(t *testing.T, clients [][]string, servers []*contestant
 		medians = append(medians, m)
 	}
 	return medians
+}
+
+// tries is how often a server is measured at a time: a walk may be over in no time.
+func (c contest) tries(m measured) int {
+	if c.figure == "seconds" && m.figure < 1 {
+		return 5
+	}
+	return 1
 }
 
 // once measures one server by one client.
