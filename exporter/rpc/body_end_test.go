@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"bytes"
-	"encoding/binary"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -114,22 +113,7 @@ func TestBodiesAmongAll(t *testing.T) {
 			}
 		}
 		all.Go(func() { place(t, p, rand.New(rand.NewPCG(i, 10)), want) })
-		all.Go(func() {
-			answered := make([]bool, calls)
-			for range calls {
-				reply, err := receive(p)
-				if err != nil {
-					t.Errorf("connection %d: %v", i, err)
-					return
-				}
-				xid := binary.BigEndian.Uint32(reply)
-				if int(xid) >= calls || answered[xid] || !bytes.Equal(reply[acceptedSize-markSize:], want[xid].result) {
-					t.Errorf("connection %d: call %d was answered twice, or wrongly", i, xid)
-					return
-				}
-				answered[xid] = true
-			}
-		})
+		all.Go(func() { collect(t, p, i, want) })
 	}
 	all.Wait()
 }

@@ -19,6 +19,24 @@ type order struct {
 	result []byte
 }
 
+// collect takes the replies to all orders of a connection, in any order: one to each, and the right one.
+func collect(t *testing.T, p peer, connection uint64, want []order) {
+	answered := make([]bool, len(want))
+	for range want {
+		reply, err := receive(p)
+		if err != nil {
+			t.Errorf("connection %d: %v", connection, err)
+			return
+		}
+		xid := binary.BigEndian.Uint32(reply)
+		if int(xid) >= len(want) || answered[xid] || !bytes.Equal(reply[acceptedSize-markSize:], want[xid].result) {
+			t.Errorf("connection %d: call %d was answered twice, or wrongly", connection, xid)
+			return
+		}
+		answered[xid] = true
+	}
+}
+
 // orders makes calls of all sizes, some of them postponed.
 func orders(e *echo, r *rand.Rand, n int) []order {
 	all := make([]order, n)
@@ -79,22 +97,7 @@ func TestEveryCallIsAnsweredOnce(t *testing.T) {
 		r := rand.New(rand.NewPCG(i, 7))
 		want := orders(e, r, calls)
 		all.Go(func() { place(t, p, rand.New(rand.NewPCG(i, 8)), want) })
-		all.Go(func() {
-			answered := make([]bool, calls)
-			for range calls {
-				reply, err := receive(p)
-				if err != nil {
-					t.Errorf("connection %d: %v", i, err)
-					return
-				}
-				xid := binary.BigEndian.Uint32(reply)
-				if answered[xid] || !bytes.Equal(reply[acceptedSize-markSize:], want[xid].result) {
-					t.Errorf("connection %d: call %d was answered twice, or wrongly", i, xid)
-					return
-				}
-				answered[xid] = true
-			}
-		})
+		all.Go(func() { collect(t, p, i, want) })
 	}
 	all.Wait()
 }
