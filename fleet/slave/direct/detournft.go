@@ -95,9 +95,10 @@ type field struct {
 // The fields of a TCP segment in IP. An IPv6 header has no checksum; but nftables corrects that of TCP, which covers the addresses, only
 // beside another: the one that is corrected is the first half of the address itself, before that is written.
 var (
-	tcpFrom = field{base: expr.PayloadBaseTransportHeader, offset: 0, size: 2, sum: 16}
-	tcpTo   = field{base: expr.PayloadBaseTransportHeader, offset: 2, size: 2, sum: 16}
-	ipv4    = struct{ from, to field }{
+	tcpFrom  = field{base: expr.PayloadBaseTransportHeader, offset: 0, size: 2, sum: 16}
+	tcpTo    = field{base: expr.PayloadBaseTransportHeader, offset: 2, size: 2, sum: 16}
+	tcpFlags = field{base: expr.PayloadBaseTransportHeader, offset: 13, size: 1, sum: 16}
+	ipv4     = struct{ from, to field }{
 		field{expr.PayloadBaseNetworkHeader, 12, 4, 10, unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR},
 		field{expr.PayloadBaseNetworkHeader, 16, 4, 10, unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR},
 	}

@@ -1,11 +1,11 @@
 package direct
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -112,22 +112,14 @@ func (n *nftFence) reject(s Socket, ends bool) (func() error, error) {
 
 // rejection answers TCP to the addresses of a set and a port with a reset; or just what ends a connection.
 func rejection(set *nftables.Set, to netip.AddrPort, ends bool) []expr.Any {
-	offset, size := uint32(16), uint32(4) // of the destination in an IPv4 header
+	ip := ipv4
 	if to.Addr().Is6() {
-		offset, size = 24, 16
+		ip = ipv6
 	}
-	rule := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
-		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.BigEndian.AppendUint16(nil, to.Port())},
-	}
+	rule := slices.Concat(isTCP(), ip.to.in(set), tcpTo.is(bigEndian(to.Port())))
 	if ends {
-		const flags, fin = 13, 1 // of a TCP header
-		rule = append(rule,
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
+		const fin = 1
+		rule = append(rule, tcpFlags.load(),
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{fin}, Xor: []byte{0}},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{fin}})
 	}
